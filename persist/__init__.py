@@ -1,0 +1,1 @@
+"""Homes and what survives in them: rollback, restore, sync, and a look at what is lost."""

@@ -1,0 +1,146 @@
+"""btrfs: subvolumes, snapshots, commits. libbtrfsutil where it has the call, ioctls where it does not.
+
+Everything is relative to an open directory: libbtrfsutil is given `/proc/self/fd/N/name`, whose first part is the
+descriptor itself, so no name above can be swapped. Ioctl numbers: include/uapi/linux/btrfs.h.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+import btrfsutil
+
+from town import kernel
+from town.failure import Failure
+from town.files import opened
+from town.terminal import shown
+
+MAGIC = 0x9123683E  # BTRFS_SUPER_MAGIC, statfs(2)
+FIRST_INODE = 256  # of every subvolume
+EMPTY_INODE = 2  # what a snapshot shows where a nested subvolume was
+_START_SYNC, _WAIT_SYNC = 0x80089418, 0x40089416
+TOP_LEVEL = 5
+
+
+class NotBtrfs(Failure):
+    """The operation needs btrfs and the directory is on something else."""
+
+
+class BtrfsFailed(Failure):
+    """The filesystem refused: full, read-only or damaged. The kernel's own word is in the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subvolume:
+    """What the filesystem knows of one subvolume; times in whole seconds since the epoch."""
+
+    id: int
+    uuid: UUID
+    parent_uuid: UUID | None
+    generation: int
+    origin_generation: int  # its generation when it was made (otransid)
+    changed: int  # transid of the last change of an inode in it (ctransid)
+    read_only: bool
+    made: float
+
+
+def is_btrfs(fd: int) -> bool:
+    """Whether a descriptor lies on btrfs."""
+    return kernel.filesystem_type(fd) == MAGIC
+
+
+def is_subvolume(fd: int) -> bool:
+    """Whether a descriptor has the root directory of a subvolume open."""
+    return os.fstat(fd).st_ino == FIRST_INODE and is_btrfs(fd)
+
+
+def info(fd: int) -> Subvolume:
+    """What the filesystem says of the subvolume that `fd` lies in."""
+    with _named("the subvolume"):
+        found = btrfsutil.subvolume_info(fd)
+    parent = UUID(bytes=found.parent_uuid)
+    return Subvolume(
+        id=found.id,
+        uuid=UUID(bytes=found.uuid),
+        parent_uuid=parent if parent.int else None,
+        generation=found.generation,
+        origin_generation=found.otransid,
+        changed=found.ctransid,
+        read_only=bool(found.flags & 1),
+        made=found.otime,
+    )
+
+
+def create(directory: int, name: str) -> int:
+    """Make an empty subvolume `name` below `directory`; its descriptor. Not durable before `commit`."""
+    with _named(name):
+        btrfsutil.create_subvolume(_below(directory, name))
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+
+
+def snapshot(source: int, directory: int, name: str, *, read_only: bool) -> int:
+    """Snapshot the subvolume that `source` has open as `name` below `directory`; its descriptor. Durable at return.
+
+    Nested subvolumes are not in it: each is an empty directory with inode 2 there.
+    """
+    with _named(name):
+        btrfsutil.create_snapshot(source, _below(directory, name), read_only=read_only)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+
+
+def delete(directory: int, name: str) -> None:
+    """Delete the subvolume `name` below `directory`. It must hold no other; read-only ones are made writable first.
+
+    The kernel also deletes one that is mounted elsewhere: callers that did not make it look at mountinfo first.
+    """
+    with _named(name):
+        with opened(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)) as fd:
+            if btrfsutil.get_subvolume_read_only(fd):
+                btrfsutil.set_subvolume_read_only(fd, False)
+        btrfsutil.delete_subvolume(_below(directory, name))
+
+
+def set_read_only(fd: int, value: bool) -> None:
+    """Make the subvolume that `fd` has open read-only or writable."""
+    with _named("the subvolume"):
+        btrfsutil.set_subvolume_read_only(fd, value)
+
+
+def commit(fd: int) -> None:
+    """Make what was created, renamed and deleted durable, without waiting for other files' data (5 ms, not 1 s)."""
+    transaction = bytearray(8)
+    with _named("commit"):
+        fcntl.ioctl(fd, _START_SYNC, transaction)
+        fcntl.ioctl(fd, _WAIT_SYNC, transaction)
+
+
+@contextmanager
+def top_level(
+    device: str, *, attributes: int = kernel.MOUNT_NOSUID | kernel.MOUNT_NODEV | kernel.MOUNT_NOATIME
+) -> Iterator[int]:
+    """The top level (subvolid 5) of the filesystem on the block device `device`: a mount that no path leads to.
+
+    Nobody but this process sees it and it is gone when the block ends. Raises BtrfsFailed.
+    """
+    with _named(device):
+        mount = kernel.mount_detached("btrfs", {"source": device, "subvolid": str(TOP_LEVEL)}, attributes)
+    with opened(mount), opened(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)) as fd:
+        yield fd
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except btrfsutil.BtrfsUtilError as error:
+        raise BtrfsFailed(f"btrfs: {shown(name)}: {error.strerror or error}") from error
+    except OSError as error:
+        raise BtrfsFailed(f"btrfs: {shown(name)}: {error.strerror}") from error
+
+
+def _below(directory: int, name: str) -> str:
+    assert "/" not in name
+    return f"/proc/self/fd/{directory}/{name}"

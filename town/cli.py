@@ -1,0 +1,147 @@
+"""What both commands share: options that stand before or after the verb, one place that prints failures.
+
+Only `run` prints: `persist: error: …`, then `persist: hint: …`, on standard error. A traceback needs --debug.
+"""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from town import __version__, terminal
+from town.failure import DONE, FAILED, BadSpec, Failure, WrongUsage
+
+DEFAULT_SPEC = Path("/etc/nuketown/town.toml")
+Verb = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors read like all others here and end with status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise WrongUsage(message, hint=f"{self.prog} --help shows what can be said")
+
+
+def parser(prog: str, description: str) -> tuple[Parser, "argparse._SubParsersAction[Parser]"]:
+    """The parser of a command and the place its verbs go."""
+    top = Parser(prog=prog, description=description, allow_abbrev=False)
+    top.add_argument("--version", action="version", version=f"{prog} (nuketown) {__version__}")
+    _shared(top)
+    return top, top.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
+
+
+def verb(
+    verbs: "argparse._SubParsersAction[Parser]",
+    name: str,
+    act: Verb,
+    *,
+    says: str,
+    example: str,
+    agents: str = "",
+) -> Parser:
+    """One verb: what it does, an example for --help, and (with `agents`: "*", "?", …) the agents it takes."""
+    made = verbs.add_parser(
+        name,
+        help=says,
+        description=says,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _shared(made)
+    if agents:
+        made.add_argument("agents", nargs=agents, metavar="AGENT", help="agents of the spec; none: all")
+    made.set_defaults(act=act)
+    return made
+
+
+def _shared(to: argparse.ArgumentParser) -> None:
+    # SUPPRESS: a verb's parser must not put its default over what stood before the verb.
+    quiet: dict[str, Any] = {"default": argparse.SUPPRESS}
+    to.add_argument(
+        "--spec", metavar="FILE", help=f"the town's spec (else $NUKETOWN_SPEC, else {DEFAULT_SPEC})", **quiet
+    )
+    to.add_argument("--debug", action="store_true", help="show a traceback when something fails", **quiet)
+
+
+def spec_file(arguments: argparse.Namespace) -> Path:
+    """Where the spec is: --spec, else $NUKETOWN_SPEC, else /etc/nuketown/town.toml."""
+    return Path(getattr(arguments, "spec", None) or os.environ.get("NUKETOWN_SPEC") or DEFAULT_SPEC)
+
+
+def run(prog: str, top: Parser, argv: Sequence[str] | None) -> int:
+    """Parse, act, and turn every failure into words and a status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        arguments = top.parse_args(words)
+        if not hasattr(arguments, "act"):
+            raise WrongUsage(f"{prog} needs a verb", hint=f"{prog} --help lists them")
+        act: Verb = arguments.act
+        status = act(arguments)
+        sys.stdout.flush()
+        return status
+    except BadSpec as failure:
+        _tell_problems(prog, failure)
+        return _ended(failure, debug)
+    except Failure as failure:
+        _tell(prog, failure.what, failure.hint)
+        return _ended(failure, debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at exit
+        return DONE
+    except KeyboardInterrupt:
+        _tell(prog, "interrupted", "")
+        return 130
+    except Exception as error:  # the last line of defence: a person gets a sentence, not a stack
+        _tell(prog, _unexpected(error), "run it again with --debug and report what it shows")
+        if debug:
+            traceback.print_exc()
+        return FAILED
+
+
+def _unexpected(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        named = f"{terminal.shown(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
+        return f"{named}{error.strerror}"
+    return terminal.shown(f"{type(error).__name__}: {error}")
+
+
+def _ended(failure: Failure, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(failure)
+    return failure.status
+
+
+def _tell(prog: str, what: str, hint: str) -> None:
+    terminal.say(f"{prog}: error: {what}")
+    if hint:
+        terminal.say(f"{prog}: hint: {hint}")
+
+
+def _tell_problems(prog: str, failure: BadSpec) -> None:
+    for problem in failure.problems:
+        _tell(prog, f"{failure.file}: {problem}", problem.cure)
+
+
+def warn(prog: str, what: str, hint: str = "") -> None:
+    """Something that needs attention and stops nothing."""
+    terminal.say(f"{prog}: warning: {what}")
+    if hint:
+        terminal.say(f"{prog}: hint: {hint}")
+
+
+def put_json(value: object) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=True, default=str))
+
+
+def named(raw: bytes) -> dict[str, str]:
+    """A name from outside for --json: readable `text`, and `base64` of its exact bytes."""
+    import base64
+
+    return {"text": terminal.shown(raw), "base64": base64.b64encode(raw).decode()}

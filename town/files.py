@@ -1,0 +1,261 @@
+"""Files and directories, by descriptor: root never follows a name that an agent can change.
+
+Names below a directory are opened with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS, one descriptor per directory, so a
+component that is swapped for a symlink at any moment is an error (Unsafe), never a way out.
+"""
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from town import kernel
+from town.failure import Failure, Unsafe
+from town.terminal import shown
+
+BENEATH = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Unreadable(Failure):
+    """A file that is needed is missing, is no regular file, is too large, or may not be read."""
+
+
+class Unwritable(Failure):
+    """A file could not be written whole; what stood there before is unchanged."""
+
+
+@contextmanager
+def opened(fd: int) -> Iterator[int]:
+    """`with opened(os.open(…)) as fd:` closes it at the end, whatever happens."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
+    """A regular file of at most `limit` bytes, whole. Never blocks on a FIFO or a device. Raises Unreadable."""
+    name = shown(os.fspath(path))
+    try:
+        with opened(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)) as fd:
+            return read_fd(fd, limit, name)
+    except OSError as error:
+        raise Unreadable(f"{name} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL byte in the name
+        raise Unreadable(f"{name} cannot be read: {error}") from error
+
+
+def read_fd(fd: int, limit: int, name: str) -> bytes:
+    """What a regular file that is open holds, at most `limit` bytes. Raises Unreadable; `name` is for the message."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise Unreadable(f"{name} is not a regular file")
+    pieces, left = [], limit + 1
+    while left > 0 and (piece := os.read(fd, min(left, 1 << 20))):
+        pieces.append(piece)
+        left -= len(piece)
+    if left <= 0:
+        raise Unreadable(f"{name} is larger than the {limit:,} bytes that such a file may have")
+    return b"".join(pieces)
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """os.write until everything is written."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def write_whole(
+    path: str | os.PathLike[str], data: bytes, *, mode: int = 0o644, owner: tuple[int, int] | None = None
+) -> None:
+    """Write a file so that it holds all of `data`, durably, or is as it was. For directories that only root can change.
+
+    Where an agent owns the directory, use `write_beneath` on a descriptor. Raises Unwritable.
+    """
+    target = Path(path)
+    try:
+        with opened(os.open(target.parent, DIRECTORY & ~os.O_NOFOLLOW)) as directory:
+            write_beneath(directory, target.name, data, mode=mode, owner=owner)
+    except OSError as error:
+        raise Unwritable(f"{shown(str(target))} cannot be written: {error.strerror}") from error
+
+
+def write_beneath(
+    directory: int, name: str, data: bytes, *, mode: int = 0o644, owner: tuple[int, int] | None = None
+) -> None:
+    """Write `name` in an open directory: beside, fsync, rename over, fsync the directory. Raises OSError.
+
+    A symlink that stands at `name` is replaced, not followed. A directory there is an error.
+    """
+    assert "/" not in name
+    beside = f".{name[:200]}.{secrets.token_hex(6)}.new"
+    # 0600 and the right owner before the first byte: no reader gets in between.
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    try:
+        with opened(fd):
+            write_all(fd, data)
+            if owner is not None:
+                os.fchown(fd, *owner)
+            os.fchmod(fd, mode)
+            os.fsync(fd)
+        os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with suppress(OSError):  # what went wrong before is what the caller wants to hear of
+            os.unlink(beside, dir_fd=directory)
+        raise
+    os.fsync(directory)
+
+
+def open_dir(path: str | os.PathLike[str]) -> int:
+    """A directory by a path that only root can change; the last component is no symlink. Raises Unreadable."""
+    try:
+        return os.open(path, DIRECTORY)
+    except OSError as error:
+        raise Unreadable(f"{shown(os.fspath(path))} cannot be opened as a directory: {error.strerror}") from error
+
+
+def open_beneath(directory: int, path: str | bytes | PurePosixPath, flags: int = DIRECTORY, mode: int = 0) -> int:
+    """Open a path below an open directory. No symlink in it is followed, nothing above it is reached.
+
+    Raises Unsafe when a component is a symlink or leads out, OSError for everything else.
+    """
+    name = path if isinstance(path, (str, bytes)) else str(path)
+    while True:
+        try:
+            return kernel.openat2(directory, name, flags, mode, BENEATH)
+        except InterruptedError:
+            continue
+        except OSError as error:
+            if error.errno == errno.EAGAIN:  # a rename raced with the walk: openat2(2) says to try again
+                continue
+            if error.errno in (errno.ELOOP, errno.EXDEV):
+                raise Unsafe(
+                    f"{shown(name)} goes through a symlink or leaves its directory",
+                    hint="somebody put a link where a directory belongs: look at it with ls -l, then remove it",
+                ) from error
+            raise
+
+
+def make_dirs(
+    directory: int,
+    path: PurePosixPath,
+    *,
+    mode: int,
+    owner: tuple[int, int],
+    parents: tuple[int, tuple[int, int]] | None = None,
+) -> int:
+    """Open `path` below `directory`, making every component that is missing. Returns the descriptor of the last.
+
+    A component that is made gets `mode` and `owner` (uid, gid); those above the last get `parents` (mode, owner) where
+    given. What exists is left as it is. Raises Unsafe on a symlink, NotADirectoryError on a file in the way.
+    """
+    fd = os.dup(directory)
+    try:
+        for position, part in enumerate(path.parts):
+            last = position == len(path.parts) - 1
+            wanted = (mode, owner) if last or parents is None else parents
+            below = _make_dir(fd, part, *wanted)
+            os.close(fd)
+            fd = below
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _make_dir(directory: int, name: str, mode: int, owner: tuple[int, int]) -> int:
+    try:
+        return open_beneath(directory, name)
+    except FileNotFoundError:
+        pass
+    # Made under a hidden name, given away, then shown: nobody sees it with the wrong owner, and a crash leaves only
+    # an empty directory that the next run does not mind.
+    beside = f".{name[:200]}.{secrets.token_hex(6)}.new"
+    os.mkdir(beside, 0o700, dir_fd=directory)
+    fd = open_beneath(directory, beside)
+    try:
+        if os.fstat(fd).st_uid != os.geteuid():
+            raise Unsafe(f"{shown(name)} was swapped while it was being made", hint="stop the agent's processes first")
+        os.fchown(fd, *owner)
+        os.fchmod(fd, mode)
+        kernel.renameat2(directory, beside, directory, name)
+    except BaseException as error:
+        os.close(fd)
+        os.rmdir(beside, dir_fd=directory)
+        if isinstance(error, FileExistsError):  # somebody else made it meanwhile
+            return open_beneath(directory, name)
+        raise
+    return fd
+
+
+def remove_tree(directory: int, name: str | bytes) -> None:
+    """Remove `name` below an open directory, whatever it is, however deep: by descriptors, never by a long path.
+
+    Does not enter other mounts or btrfs subvolumes (EXDEV or EBUSY are raised). Raises OSError.
+    """
+    name = os.fsencode(name)
+    try:
+        os.unlink(name, dir_fd=directory)
+        return
+    except IsADirectoryError:
+        pass
+    _empty(directory, name)
+    os.rmdir(name, dir_fd=directory)
+
+
+def _empty(directory: int, name: bytes) -> None:
+    # One descriptor, however deep: `..` of a directory that we hold leads back even when somebody moved it, so the
+    # way back is checked against (device, inode).
+    fd = _enter(directory, name, os.fstat(directory).st_dev)
+    device = os.fstat(fd).st_dev
+    trail: list[tuple[bytes, tuple[int, int], list[bytes]]] = []
+    try:
+        left = _unlink_files(fd)
+        while True:
+            if left:
+                below = left.pop()
+                here = os.fstat(fd)
+                deeper = _enter(fd, below, device)
+                trail.append((below, (here.st_dev, here.st_ino), left))
+                os.close(fd)
+                fd = deeper
+                left = _unlink_files(fd)
+            elif trail:
+                done, parent, left = trail.pop()
+                above = os.open("..", DIRECTORY, dir_fd=fd)
+                os.close(fd)
+                fd = above
+                found = os.fstat(fd)
+                if (found.st_dev, found.st_ino) != parent:
+                    raise Unsafe(
+                        "a directory was moved while it was being removed",
+                        hint="stop the agent's processes first",
+                    )
+                os.rmdir(done, dir_fd=fd)
+            else:
+                return
+    finally:
+        os.close(fd)
+
+
+def _enter(directory: int, name: bytes, device: int) -> int:
+    fd = kernel.openat2(directory, name, DIRECTORY, 0, BENEATH | kernel.RESOLVE_NO_XDEV)
+    if os.fstat(fd).st_dev != device:  # a btrfs subvolume is no mount, but another device number
+        os.close(fd)
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), os.fsdecode(name))
+    return fd
+
+
+def _unlink_files(fd: int) -> list[bytes]:
+    """Unlink everything in `fd` that is no directory; the names of the directories that are left."""
+    with os.scandir(fd) as entries:
+        names = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in names:
+        if not is_directory:
+            os.unlink(name, dir_fd=fd)
+    return [name for name, is_directory in names if is_directory]

@@ -1,0 +1,230 @@
+"""town.toml as frozen values: the one thing that every other module is told.
+
+`load` and `parse` check everything once, at the border (`town.reading` holds how); behind them nothing is checked
+again. What a key means and its default: docs/formats/spec.md.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from town.process import Person
+
+Via = Literal["bind", "store", "both"]
+Class = Literal["data", "cache", "credential"]
+Signing = Literal["gpg", "ssh", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Human:
+    """The person whose machine this is."""
+
+    user: str
+    name: str
+    email: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recipients:
+    """Who can open the secrets: age1…, ssh-ed25519 … or an OpenPGP fingerprint (upper-case hex), at least one human."""
+
+    humans: tuple[str, ...]
+    hosts: tuple[tuple[str, str], ...] = ()  # (host name, recipient)
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Humans first, then hosts, each once, in the order of the spec."""
+        return tuple(dict.fromkeys([*self.humans, *(recipient for _, recipient in self.hosts)]))
+
+
+@dataclass(frozen=True, slots=True)
+class HostKey:
+    """Private keys that open secrets on this machine: the first file that exists is used."""
+
+    age: Path = Path("/var/lib/nuketown/age.key")
+    ssh: Path = Path("/etc/ssh/ssh_host_ed25519_key")
+
+
+@dataclass(frozen=True, slots=True)
+class KeepHomes:
+    """Which homes that were set aside stay: newest `homes`, younger than `days`, while `free` is left on the disk."""
+
+    homes: int = 5
+    days: int = 14
+    free: str = "10%"  # a percentage, or a size such as 20G
+
+
+@dataclass(frozen=True, slots=True)
+class Btrfs:
+    """Where @agents lives. `device` as mount(8) takes it: `UUID=…`, `LABEL=…` or an absolute path."""
+
+    device: str
+    subvolume: str = "@agents"
+    blank: str = "@agents-blank"
+    keep: KeepHomes = KeepHomes()
+
+    @property
+    def old(self) -> str:
+        """The directory at the top level that holds homes set aside."""
+        return f"{self.subvolume}-old"
+
+    @property
+    def snapshots(self) -> str:
+        """The directory at the top level that holds snapshots taken on purpose."""
+        return f"{self.subvolume}-snapshots"
+
+
+@dataclass(frozen=True, slots=True)
+class KeepSnapshots:
+    """Which store snapshots `prune` leaves."""
+
+    last: int = 48
+    hourly: int = 0
+    daily: int = 14
+    weekly: int = 8
+    monthly: int = 0
+    yearly: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """How often declared data goes to the store, and how long its history stays."""
+
+    every: str = "15min"  # as systemd.time(7) writes a time span
+    keep: KeepSnapshots = KeepSnapshots()
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """One declared path. `path` is relative to the home, normal, and overlaps no other."""
+
+    path: PurePosixPath
+    via: Via
+    class_: Class = "data"
+    preset: str | None = None
+    required: bool = True
+
+    @property
+    def bound(self) -> bool:
+        """Whether the data lies under persist_dir and is bound into the home."""
+        return self.via in ("bind", "both")
+
+    @property
+    def synced(self) -> bool:
+        """Whether the data goes to the store."""
+        return self.via in ("store", "both")
+
+
+@dataclass(frozen=True, slots=True)
+class Git:
+    """The name that commits carry, and how they are signed."""
+
+    name: str
+    email: str
+    signing: Signing = "gpg"
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """Where the agent's secrets lie in the SOPS file, as `key/key` paths; `gpg_key` is None when it has none."""
+
+    ssh_key: str
+    gpg_key: str | None
+    extra: tuple[tuple[str, str], ...] = ()  # (file name under /run/nuketown/secrets/AGENT, path in the SOPS file)
+    env: tuple[tuple[str, str], ...] = ()  # (variable, name in `extra`)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One udev match that gives the agent access."""
+
+    subsystem: str
+    attrs: tuple[tuple[str, str], ...]
+    action: str = "add|bind"
+    permission: str = "rw"
+    group: str = "plugdev"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Which runtimes get documents, and what they say beyond the identity."""
+
+    runtimes: tuple[str, ...]
+    name: str
+    tools: tuple[str, ...] = ()
+    settings_json: str = "{}"  # canonical JSON: a frozen, comparable form of a free table
+    extra: str = ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings as a fresh tree that the caller may change."""
+        tree: dict[str, Any] = json.loads(self.settings_json)
+        return tree
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One agent: a Unix user that may not be in /etc/passwd yet."""
+
+    name: str
+    uid: int
+    gid: int
+    role: str
+    description: str
+    persist: tuple[Persist, ...]
+    git: Git
+    secrets: Secrets
+    sudo: bool
+    devices: tuple[Device, ...]
+    prompts: Prompts
+
+    @property
+    def person(self) -> Person:
+        """The ids that the agent's own programs run with."""
+        return Person(self.uid, self.gid)
+
+
+@dataclass(frozen=True, slots=True)
+class Town:
+    """What all agents of a machine share."""
+
+    domain: str
+    agents_dir: Path
+    persist_dir: Path | None
+    store: str | None  # a checked URL: s3://… or file:///…
+    sops_file: Path  # relative to the spec, or absolute
+    recovery_file: Path
+    human: Human | None
+    store_credentials: Path | None
+    recipients: Recipients | None  # None: the creation rules of .sops.yaml
+    host_key: HostKey
+    btrfs: Btrfs | None
+    sync: Sync
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One town. `file` is where it was read from and no part of its value."""
+
+    town: Town
+    agents: tuple[Agent, ...]
+    file: Path = field(default=Path("town.toml"), compare=False)
+
+    def agent(self, name: str) -> Agent:
+        """The agent of that name. Raises WrongUsage that names the nearest one."""
+        raise NotImplementedError
+
+    def home(self, agent: Agent) -> Path:
+        """Where the agent's home is mounted."""
+        return self.town.agents_dir / agent.name
+
+    def beside(self, path: Path, out: Path | None = None) -> Path:
+        """A path of the spec, relative ones beside the spec file or below `out`."""
+        return (out if out is not None else self.file.parent) / path
+
+    @property
+    def state_dir(self) -> Path:
+        """Root's own records on this machine: leases, lineage, the newest generation seen. Never an agent's."""
+        persist_dir = self.town.persist_dir
+        return Path("/var/lib/nuketown") if persist_dir is None else persist_dir / ".nuketown"
