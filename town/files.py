@@ -127,7 +127,8 @@ def open_beneath(directory: int, path: str | bytes | PurePosixPath, flags: int =
     name = path if isinstance(path, (str, bytes)) else str(path)
     while True:
         try:
-            return kernel.openat2(directory, name, flags, mode, BENEATH)
+            # O_NOFOLLOW would turn a symlink at the end into ENOTDIR; BENEATH refuses it by its own name, ELOOP.
+            return kernel.openat2(directory, name, flags & ~os.O_NOFOLLOW, mode, BENEATH)
         except InterruptedError:
             continue
         except OSError as error:
@@ -251,11 +252,26 @@ def _enter(directory: int, name: bytes, device: int) -> int:
     return fd
 
 
+def scan(fd: int) -> Iterator[os.DirEntry[str]]:
+    """What an open directory holds now: os.scandir that sees entries made after the descriptor was opened.
+
+    btrfs notes the last index of a directory when it is opened (Linux 6.5 and later) and shows nothing newer until a
+    rewind: a plain os.listdir(fd) misses files that were made meanwhile.
+    """
+    os.lseek(fd, 0, os.SEEK_SET)
+    with os.scandir(fd) as entries:
+        yield from entries
+
+
+def names(fd: int) -> list[bytes]:
+    """The names in an open directory, sorted bytes."""
+    return sorted(os.fsencode(entry.name) for entry in scan(fd))
+
+
 def _unlink_files(fd: int) -> list[bytes]:
     """Unlink everything in `fd` that is no directory; the names of the directories that are left."""
-    with os.scandir(fd) as entries:
-        names = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_directory in names:
+    found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in scan(fd)]
+    for name, is_directory in found:
         if not is_directory:
             os.unlink(name, dir_fd=fd)
-    return [name for name, is_directory in names if is_directory]
+    return [name for name, is_directory in found if is_directory]

@@ -22,16 +22,17 @@ def test_a_read_only_snapshot_keeps_what_was(btrfs_top: int) -> None:
             assert btrfs.is_subvolume(s)
     btrfs.delete(btrfs_top, "s")
     btrfs.commit(btrfs_top)
-    assert os.listdir(btrfs_top) == ["a"]
+    assert files.names(btrfs_top) == [b"a"]
 
 
 def test_a_bind_lands_on_the_directory_that_was_opened_not_on_its_name(btrfs_dir: Path) -> None:
     for name in ("source", "target", "elsewhere"):
         (btrfs_dir / name).mkdir()
     (btrfs_dir / "source/file").write_text("x")
-    with files.opened(files.open_dir(btrfs_dir / "source")) as source, files.opened(
-        files.open_dir(btrfs_dir / "target")
-    ) as target:
+    with (
+        files.opened(files.open_dir(btrfs_dir / "source")) as source,
+        files.opened(files.open_dir(btrfs_dir / "target")) as target,
+    ):
         (btrfs_dir / "target").rename(btrfs_dir / "moved")
         (btrfs_dir / "target").symlink_to("elsewhere")
         mounts.bind(source, target)
@@ -57,9 +58,7 @@ def test_no_symlink_below_a_directory_is_followed(tmp_path: Path) -> None:
 
 def test_every_made_component_belongs_to_its_owner(tmp_path: Path) -> None:
     with files.opened(files.open_dir(tmp_path)) as top:
-        os.close(
-            files.make_dirs(top, PurePosixPath("a/b/c"), mode=0o700, owner=(1100, 1100), parents=(0o711, (0, 0)))
-        )
+        os.close(files.make_dirs(top, PurePosixPath("a/b/c"), mode=0o700, owner=(1100, 1100), parents=(0o711, (0, 0))))
     assert [(p.stat().st_uid, p.stat().st_mode & 0o777) for p in (tmp_path / "a", tmp_path / "a/b/c")] == [
         (0, 0o711),
         (1100, 0o700),
