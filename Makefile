@@ -1,0 +1,33 @@
+# `make demo` and `make test` are all a person needs; both install what is missing. See README.md.
+.PHONY: help demo test check unit setup clean
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+WORKERS ?= 2
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
+
+demo: ## one agent's whole life on a private machine inside this one (root, under a minute)
+	@test "$$(id -u)" = 0 || { echo "demo: error: it needs root, for mounts, loop devices and the agents' uids: sudo make demo" >&2; exit 77; }
+	@tools/setup
+	@$(BIN)/python -m demo
+
+test: setup check ## everything: style, types, layers, every test, the demo among them (root)
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadgroup
+
+check: setup ## style, types, layers, shell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	shellcheck initrd/*.sh tools/setup .ci/run
+
+unit: setup ## the tests that need no root
+	$(BIN)/pytest -q -n $(WORKERS) -m "not root"
+
+setup: ## Debian packages (root) and the Python environment in .venv
+	@tools/setup
+
+clean: ## remove the Python environment and caches
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

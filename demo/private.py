@@ -1,0 +1,138 @@
+"""A machine of our own inside this one: private mounts, processes, network and host name, and a root of its own.
+
+Nothing in it can outlive it: the kernel takes every mount, loop device and process away when its first process ends,
+however it ends. What the real machine has is seen read-only; /agents, /persist, /etc, /run and /tmp are the demo's.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from town import kernel, process
+
+FRESH = {"tmp": "1777", "run": "0755", "var/tmp": "1777", "dev/shm": "1777"}  # the demo's own, empty, with this mode
+LEFT_OUT = {"agents", "persist", "proc", "etc", "tmp", "run", "lost+found"}
+WRITABLE = {"dev", "sys"}
+_NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWNET
+
+
+def run(story: Callable[[], int], checkout: Path) -> int:
+    """Run `story` on such a machine and return its status. SIGINT, SIGTERM and SIGHUP end all of it at once."""
+    scratch = Path(tempfile.mkdtemp(prefix="nuketown-demo-"))
+    ready, told = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        kernel.unshare(kernel.CLONE_NEWPID)  # for the child: pid 1, with whose end all processes end
+        child = os.fork()
+        if child == 0:
+            os.close(ready)
+            _become(story, checkout, scratch, told)
+        os.close(told)
+        _end_with_us(child)
+        os.read(ready, 1)  # returns when the child stands on its own root, or is gone
+        scratch.rmdir()  # now, not at the end: a SIGKILL to us leaves nothing either
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    finally:
+        with suppress(FileNotFoundError):
+            scratch.rmdir()
+
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _end_with_us(child: int) -> None:
+    def end(number: int, _: FrameType | None) -> None:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)  # its namespaces are taken apart before this returns
+        raise SystemExit(128 + number)
+
+    for number in _ENDING:
+        signal.signal(number, end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+
+
+def _become(story: Callable[[], int], checkout: Path, scratch: Path, told: int) -> None:
+    """The first process of the new machine; never returns."""
+    status = 1
+    try:
+        kernel.die_with_parent(signal.SIGKILL)
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        _own_root(scratch, checkout)
+        os.close(told)
+        status = story()
+    except BaseException as error:
+        if not isinstance(error, SystemExit):
+            sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _own_root(root: Path, checkout: Path) -> None:
+    kernel.unshare(_NAMESPACES)
+    kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("tmpfs", str(root), "tmpfs", 0, "mode=0755")
+    for name in sorted(set(os.listdir("/")) - LEFT_OUT):
+        _show(name, root)
+    process.run(["cp", "-a", "/etc", str(root)])
+    (root / "proc").mkdir()
+    kernel.mount("proc", str(root / "proc"), "proc", 0)
+    for name, mode in FRESH.items():
+        _fresh(root / name, mode)
+    if not (root / checkout.relative_to("/") / "pyproject.toml").exists():  # it lay below a directory that is fresh now
+        _bind(checkout, root / checkout.relative_to("/"))
+    old = root / ".old"
+    old.mkdir()
+    kernel.pivot_root(str(root), str(old))
+    os.chdir("/")
+    kernel.umount("/.old", kernel.MNT_DETACH)
+    Path("/.old").rmdir()
+
+
+def _show(name: str, root: Path) -> None:
+    """The machine's /name at the same place of the new root, read-only."""
+    source, target = Path("/", name), root / name
+    if source.is_symlink():
+        target.symlink_to(source.readlink())
+    elif source.is_dir():
+        target.mkdir()
+        tree = kernel.open_tree(kernel_dir := os.open(source, os.O_PATH), "", _CLONE_ALL)
+        os.close(kernel_dir)
+        if name not in WRITABLE:
+            kernel.mount_setattr(tree, add=kernel.MOUNT_RDONLY, recursive=True)
+        _attach(tree, target)
+
+
+_CLONE_ALL = kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH | kernel.AT_RECURSIVE
+
+
+def _bind(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    fd = os.open(source, os.O_PATH)
+    tree = kernel.open_tree(fd, "", _CLONE_ALL)
+    os.close(fd)
+    kernel.mount_setattr(tree, add=kernel.MOUNT_RDONLY, recursive=True)
+    _attach(tree, target)
+
+
+def _attach(tree: int, target: Path) -> None:
+    fd = os.open(target, os.O_PATH)
+    kernel.move_mount(tree, fd)
+    os.close(fd)
+    os.close(tree)
+
+
+def _fresh(target: Path, mode: str) -> None:
+    if target.is_symlink() or target.parent.is_symlink():  # /var/tmp -> /tmp: fresh already
+        return
+    if not target.is_dir():
+        target.mkdir()
+    kernel.mount("tmpfs", str(target), "tmpfs", kernel.MOUNT_NOSUID | kernel.MOUNT_NODEV, f"mode={mode}")
