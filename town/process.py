@@ -12,12 +12,14 @@ from town.terminal import shown
 PASSED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
 PACKAGES = {
     "age": "age",
+    "blkid": "util-linux",
     "btrfs": "btrfs-progs",
     "git": "git",
     "gpg": "gnupg",
     "gpgconf": "gnupg",
     "losetup": "mount",
     "ssh-keygen": "openssh-client",
+    "unshare": "util-linux",
 }
 
 
@@ -78,6 +80,8 @@ def run(
             **as_person,  # type: ignore[call-overload]
         )
     except FileNotFoundError as error:
+        if not os.path.isdir(cwd):
+            raise ToolFailed(f"{words[0]} cannot run in {shown(os.fspath(cwd))}: there is no such directory") from error
         package = PACKAGES.get(words[0], words[0])
         raise ToolMissing(
             f"{words[0]} is not installed",
