@@ -1,0 +1,63 @@
+# The package: both commands and the hook, from this checkout. Called with callPackage on a Python package set.
+{
+  lib,
+  buildPythonApplication,
+  hatchling,
+  blake3,
+  btrfsutil,
+  cryptography,
+  pyfastcdc,
+  pyrage,
+  python-gnupg,
+  ruamel-yaml,
+  tomlkit,
+  zstandard,
+}:
+
+let
+  project = (lib.importTOML ../pyproject.toml).project;
+in
+buildPythonApplication {
+  pname = project.name;
+  inherit (project) version;
+  pyproject = true;
+
+  # Only what the wheel is made of: a change of a test or a page builds nothing anew.
+  src = lib.fileset.toSource {
+    root = ../.;
+    fileset = lib.fileset.unions [
+      ../LICENSE
+      ../README.md
+      ../identity
+      ../initrd
+      ../persist
+      ../pyproject.toml
+      ../town
+    ];
+  };
+
+  build-system = [ hatchling ];
+
+  dependencies = [
+    blake3
+    btrfsutil
+    cryptography
+    pyfastcdc
+    pyrage
+    python-gnupg
+    ruamel-yaml
+    tomlkit
+    zstandard
+  ];
+
+  # The suite needs root, loop devices and real mounts: it runs outside the build sandbox.
+  doCheck = false;
+  pythonImportsCheck = [ "town" "persist" "identity" "initrd" ];
+
+  meta = {
+    inherit (project) description;
+    license = lib.licenses.mit;
+    mainProgram = "persist";
+    platforms = lib.platforms.linux;
+  };
+}
