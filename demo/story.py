@@ -62,9 +62,12 @@ def _prepare() -> None:
 
 
 def _accounts(root: str) -> None:
-    kept = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith(("ada:", "vox:"))]
+    kept = [
+        line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith(("ada:", "vox:", "josh:"))
+    ]
     ours = [f"{name}:x:{who.uid}:{who.gid}::{root}/agents/{name}:/bin/sh" for name, who in (("ada", ADA), ("vox", VOX))]
-    Path("/etc/passwd").write_text("\n".join([*kept, *ours]) + "\n")
+    josh = f"josh:x:41000:41000::{JOSH}:/bin/sh"
+    Path("/etc/passwd").write_text("\n".join([*kept, josh, *ours]) + "\n")
 
 
 def _age_key(path: str) -> str:
@@ -89,7 +92,7 @@ def _spec(teller: Teller, signi: Machine, vega: Machine) -> None:
         Path(machine.spec).write_text(text)
     socket_name = f"on {signi.name}, with {signi.spec}"
     teller.note(f"{socket_name}; the second machine, vega, comes at the end")
-    signi.persist("check", "--machine")
+    signi.persist("check")
     signi.identity("gen", "--all", show=40)
     _generated(teller)
     signi.persist("init", "--store")
@@ -125,6 +128,7 @@ def _disk(teller: Teller, machine: Machine) -> None:
 def _first_boot(teller: Teller, machine: Machine) -> None:
     teller.chapter("First boot")
     machine.boot()
+    machine.persist("check", "--machine", show=0)
     for name, who in (("ada", ADA), ("vox", VOX)):
         home = machine.home(name).stat()
         teller.fact(f"{name}'s home is {name}'s, 0700", (home.st_uid, home.st_mode & 0o7777) == (who.uid, 0o700))
