@@ -3,6 +3,7 @@
 import grp
 import pwd
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,11 @@ def by_uid(uid: int) -> Account | None:
         return None
 
 
+def everybody() -> tuple[Account, ...]:
+    """Every account that the machine lists. NSS may know more by name or uid than it lists (LDAP, systemd)."""
+    return tuple(map(_account, pwd.getpwall()))
+
+
 def group_name(gid: int) -> str | None:
     """The name of the group with that gid, or None."""
     try:
@@ -45,6 +51,14 @@ def group_by_name(name: str) -> int | None:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         return None
+
+
+def own_home() -> Path:
+    """The caller's home: $HOME, else that of its account; a path that is nowhere for a uid without either."""
+    try:
+        return Path.home()
+    except RuntimeError:  # no $HOME, and no entry for the uid
+        return Path("/nonexistent")
 
 
 def _account(entry: pwd.struct_passwd) -> Account:

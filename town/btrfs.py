@@ -4,8 +4,10 @@ Everything is relative to an open directory: libbtrfsutil is given `/proc/self/f
 descriptor itself, so no name above can be swapped. Ioctl numbers: include/uapi/linux/btrfs.h.
 """
 
+import errno
 import fcntl
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ MAGIC = 0x9123683E  # BTRFS_SUPER_MAGIC, statfs(2)
 FIRST_INODE = 256  # of every subvolume
 EMPTY_INODE = 2  # what a snapshot shows where a nested subvolume was
 _START_SYNC, _WAIT_SYNC = 0x80089418, 0x40089416
+_TREE_SEARCH_V2, _INO_LOOKUP = 0xC0709411, 0xD0009412
+_ROOT_TREE, _ROOT_REF, _LAST = 1, 156, (1 << 64) - 1
 TOP_LEVEL = 5
 
 
@@ -31,6 +35,20 @@ class NotBtrfs(Failure):
 
 class BtrfsFailed(Failure):
     """The filesystem refused: full, read-only or damaged. The kernel's own word is in the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """A subvolume right inside another. `above` is its directory there, None when that is too deep to have a path."""
+
+    id: int
+    name: bytes
+    above: bytes | None
+
+    @property
+    def path(self) -> bytes:
+        """Relative to the outer subvolume; a path that nothing can open starts with `…/`."""
+        return self.name if self.above == b"" else (self.above or "…/".encode()) + self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +90,53 @@ def info(fd: int) -> Subvolume:
         read_only=bool(found.flags & 1),
         made=found.otime,
     )
+
+
+def nested(fd: int) -> list[Nested]:
+    """The subvolumes right inside the one that `fd` lies in, however deep: read from the root tree, not by walking.
+
+    What a snapshot of it leaves out. Needs CAP_SYS_ADMIN.
+    """
+    with _named("the subvolume"):
+        outer = btrfsutil.subvolume_id(fd)
+        return [_nested(fd, outer, number, item) for number, item in _references(fd, outer)]
+
+
+def _references(fd: int, outer: int) -> Iterator[tuple[int, bytes]]:
+    """ROOT_REF items (outer, 156, inner): btrfs_ioctl_search_args_v2, a key of 104 bytes, a size, a buffer."""
+    offset, size = 0, 1 << 16
+    while offset < 1 << 64:
+        key = struct.pack(
+            "=7Q4I4Q", _ROOT_TREE, outer, outer, offset, _LAST, 0, _LAST, _ROOT_REF, _ROOT_REF, 1024, 0, *[0] * 4
+        )
+        arguments = bytearray(key + struct.pack("=Q", size) + bytes(size))
+        fcntl.ioctl(fd, _TREE_SEARCH_V2, arguments)
+        count, at = struct.unpack_from("=I", arguments, 64)[0], 112
+        if count == 0:
+            return
+        for _ in range(count):
+            _, _, offset, _, length = struct.unpack_from("=QQQII", arguments, at)
+            yield offset, bytes(arguments[at + 32 : at + 32 + length])
+            at += 32 + length
+        offset += 1
+
+
+def _nested(fd: int, outer: int, number: int, item: bytes) -> Nested:
+    directory, _, length = struct.unpack_from("=QQH", item)  # struct btrfs_root_ref
+    return Nested(number, item[18 : 18 + length], _path_of(fd, outer, directory))
+
+
+def _path_of(fd: int, tree: int, inode: int) -> bytes | None:
+    if inode == FIRST_INODE:
+        return b""
+    arguments = bytearray(struct.pack("=QQ", tree, inode) + bytes(4080))  # struct btrfs_ioctl_ino_lookup_args
+    try:
+        fcntl.ioctl(fd, _INO_LOOKUP, arguments)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ENOENT):
+            return None
+        raise
+    return bytes(arguments[16:]).partition(b"\0")[0]
 
 
 def create(directory: int, name: str) -> int:

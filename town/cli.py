@@ -4,6 +4,7 @@ Only `run` prints: `persist: error: …`, then `persist: hint: …`, on standard
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -77,6 +78,8 @@ def run(prog: str, top: Parser, argv: Sequence[str] | None) -> int:
     """Parse, act, and turn every failure into words and a status."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a terminal without UTF-8 still gets every line
     try:
         arguments = top.parse_args(words)
         if not hasattr(arguments, "act"):
@@ -115,6 +118,15 @@ def _ended(failure: Failure, debug: bool) -> int:
     if debug:
         traceback.print_exception(failure)
     return failure.status
+
+
+def tell(prog: str, failure: Failure, about: str = "") -> None:
+    """A failure that ends one part of the work (an agent's, say, named by `about`) and not the rest of it."""
+    named = f"{about}: " if about else ""
+    if isinstance(failure, BadSpec):
+        _tell_problems(prog, failure)
+    else:
+        _tell(prog, f"{named}{failure.what}", failure.hint)
 
 
 def _tell(prog: str, what: str, hint: str) -> None:

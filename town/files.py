@@ -142,6 +142,27 @@ def open_beneath(directory: int, path: str | bytes | PurePosixPath, flags: int =
             raise
 
 
+def enter(directory: int, name: str | bytes, flags: int = DIRECTORY) -> int:
+    """Open one name in an open directory: no symlink is followed and no mount is entered.
+
+    What a user mounts over a name (FUSE does that without root) is thereby never asked anything. Raises Unsafe on a
+    symlink, OSError for everything else: EXDEV where something is mounted.
+    """
+    assert b"/" not in os.fsencode(name)
+    while True:
+        try:
+            return kernel.openat2(directory, name, flags & ~os.O_NOFOLLOW, 0, BENEATH | kernel.RESOLVE_NO_XDEV)
+        except InterruptedError:
+            continue
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise Unsafe(
+                    f"{shown(name)} is a symbolic link where a directory belongs",
+                    hint="look at it with ls -l, then remove it",
+                ) from error
+            raise
+
+
 def make_dirs(
     directory: int,
     path: PurePosixPath,

@@ -130,6 +130,11 @@ def filesystem_type(fd: int) -> int:
     return int(struct.unpack_from("=q", buffer.raw)[0])  # a long, first in struct statfs, on both machines
 
 
+def syncfs(fd: int) -> None:
+    """syncfs(2): everything written to the filesystem of `fd` so far is on the disk at return, data included."""
+    checked(libc.syncfs(ctypes.c_int(fd)))
+
+
 def unshare(flags: int) -> None:
     """unshare(2): leave the namespaces that CLONE_NEW* `flags` name for new ones."""
     checked(libc.unshare(ctypes.c_int(flags)))
@@ -158,3 +163,13 @@ def pivot_root(new_root: str, put_old: str) -> None:
 def die_with_parent(signal: int) -> None:
     """prctl(2) PR_SET_PDEATHSIG: this process gets `signal` when the thread that forked it ends."""
     checked(libc.prctl(1, ctypes.c_ulong(signal), 0, 0, 0))
+
+
+def not_dumpable() -> None:
+    """prctl(2) PR_SET_DUMPABLE 0: no core dump, and no process of the same uid may trace this one."""
+    checked(libc.prctl(4, ctypes.c_ulong(0), 0, 0, 0))
+
+
+def no_new_privileges() -> None:
+    """prctl(2) PR_SET_NO_NEW_PRIVS: no program started from here gains rights by set-uid bits or file capabilities."""
+    checked(libc.prctl(38, ctypes.c_ulong(1), 0, 0, 0))

@@ -3,6 +3,7 @@
 A bind takes about 23 µs (open_tree, mount_setattr, move_mount) and lands on the directory that was opened.
 """
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -30,12 +31,24 @@ class Mount:
 
 def bind(source: int, target: int, *, attributes: int = HARDENED) -> None:
     """Make the directory that `source` has open appear where `target` has one open. Raises OSError."""
+    os.close(placed(source, target, attributes=attributes))
+
+
+def placed(source: int, target: int, *, attributes: int = HARDENED) -> int:
+    """`bind`, and a descriptor of the new mount: what `detach` takes back wherever its directory was moved to."""
     tree = kernel.open_tree(source)
     try:
         kernel.mount_setattr(tree, add=attributes)
         kernel.move_mount(tree, target)
-    finally:
+    except BaseException:
         os.close(tree)
+        raise
+    return tree
+
+
+def detach(mount: int) -> None:
+    """Unmount the mount whose root `mount` has open, by the descriptor and not by any name. Raises OSError."""
+    kernel.umount(f"/proc/self/fd/{mount}", kernel.MNT_DETACH)
 
 
 def attach(detached: int, target: int) -> None:
@@ -54,6 +67,15 @@ def mount_id(fd: int) -> int:
 def table() -> list[Mount]:
     """Every mount that this process sees, in the order of mounting."""
     return [_parsed(line) for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+
+
+def of(fd: int) -> Mount:
+    """The mount that a descriptor was opened through."""
+    prefix = b"%d " % mount_id(fd)
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        if line.startswith(prefix):
+            return _parsed(line)
+    raise OSError(errno.ENOENT, "its mount is not one of this mount namespace")
 
 
 def at(path: Path) -> Mount | None:

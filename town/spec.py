@@ -5,11 +5,14 @@ again. What a key means and its default: docs/formats/spec.md.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from town.failure import WrongUsage
 from town.process import Person
+from town.terminal import shown
 
 Via = Literal["bind", "store", "both"]
 Class = Literal["data", "cache", "credential"]
@@ -213,7 +216,20 @@ class Spec:
 
     def agent(self, name: str) -> Agent:
         """The agent of that name. Raises WrongUsage that names the nearest one."""
-        raise NotImplementedError
+        for agent in self.agents:
+            if agent.name == name:
+                return agent
+        from difflib import get_close_matches
+
+        names = [agent.name for agent in self.agents]
+        near = get_close_matches(name[:60], names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"the spec has {', '.join(names)}"
+        raise WrongUsage(f'the spec has no agent "{shown(name[:60])}"', hint=hint)
+
+    def chosen(self, names: Sequence[str]) -> tuple[Agent, ...]:
+        """The agents of those names, each once, in the order of the spec; without names all. Raises WrongUsage."""
+        wanted = [self.agent(name) for name in names]
+        return tuple(agent for agent in self.agents if not names or agent in wanted)
 
     def home(self, agent: Agent) -> Path:
         """Where the agent's home is mounted."""
@@ -228,3 +244,24 @@ class Spec:
         """Root's own records on this machine: leases, lineage, the newest generation seen. Never an agent's."""
         persist_dir = self.town.persist_dir
         return Path("/var/lib/nuketown") if persist_dir is None else persist_dir / ".nuketown"
+
+
+def load(file: Path) -> Spec:
+    """The spec in a file: a regular one of at most 1 MiB, checked whole. Raises BadSpec with every problem found."""
+    from town import reading  # which imports this module
+
+    return reading.load(file)
+
+
+def parse(data: bytes, file: Path) -> Spec:
+    """The spec that `data` says; relative paths are judged from where `file` lies. Raises BadSpec."""
+    from town import reading
+
+    return reading.parse(data, file)
+
+
+def dump(spec: Spec) -> str:
+    """The spec as TOML with every default written out: parsed again, it is equal."""
+    from town import writing
+
+    return writing.dump(spec)

@@ -67,8 +67,9 @@ def toml_string(text: str) -> str:
 def _toml_character(character: str) -> str:
     if character in '"\\':
         return "\\" + character
-    code = ord(character)
-    if unicodedata.category(character) in _HIDDEN and not 0xD800 <= code <= 0xDFFF:
+    code, category = ord(character), unicodedata.category(character)
+    hidden = category in _HIDDEN or (category == "Zs" and character != " ")
+    if hidden and not 0xD800 <= code <= 0xDFFF:
         return f"\\u{code:04X}" if code < 0x10000 else f"\\U{code:08X}"
     return character
 

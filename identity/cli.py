@@ -1,0 +1,63 @@
+"""`identity`: keys, SOPS files, documents. A verb is one function; heavy modules are imported when it runs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from town import cli
+
+
+def _lazy(module: str) -> cli.Verb:
+    def act(arguments: argparse.Namespace) -> int:
+        status: int = import_module(f"identity.{module}").command(arguments)
+        return status
+
+    return act
+
+
+def parser() -> cli.Parser:
+    """The whole command line of `identity`."""
+    top, verbs = cli.parser("identity", "One identity for each agent: keys, secrets, documents, from one spec.")
+
+    gen = cli.verb(
+        verbs, "gen", _lazy("gen"), says="make the keys and documents that are missing; keys are never replaced",
+        example="identity --spec town.toml gen --all", agents="*",
+    )  # fmt: skip
+    gen.add_argument("--all", action="store_true", help="for every agent of the spec")
+    gen.add_argument("--out", metavar="DIR", help="where the files lie, instead of beside the spec")
+    gen.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
+
+    install = cli.verb(
+        verbs, "install", _lazy("install"), says="put keys, git configuration, prompts and secrets into fresh homes",
+        example="identity install ada", agents="*",
+    )  # fmt: skip
+    install.add_argument("--out", metavar="DIR", help="where `gen --out` put the files")
+    install.add_argument("--dry-run", action="store_true", help="print what would be written")
+
+    check = cli.verb(
+        verbs, "check", _lazy("check"), says="compare everything that gen makes with the spec, and change nothing",
+        example="identity check --json", agents="*",
+    )  # fmt: skip
+    check.add_argument("--out", metavar="DIR", help="where `gen --out` put the files")
+    check.add_argument("--json", action="store_true", help="findings as JSON")
+
+    secret = cli.verb(
+        verbs, "secret", _lazy("secret"), says="put a value of secrets.extra, read from standard input, into its place",
+        example="identity secret set ada anthropic-key <token.txt",
+    )  # fmt: skip
+    secret.add_argument("act_on", metavar="set", choices=["set"])
+    secret.add_argument("agent", metavar="AGENT")
+    secret.add_argument("name", metavar="NAME", help="a name in the agent's secrets.extra")
+    secret.add_argument("--out", metavar="DIR", help="where `gen --out` put the files")
+    secret.add_argument("--dry-run", action="store_true", help="do everything but write")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `identity`."""
+    return cli.run("identity", parser(), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

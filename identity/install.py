@@ -1,0 +1,178 @@
+"""`identity install`: an agent's keys, documents and secrets into its fresh home, at boot, as root.
+
+Everything is made from the spec and the secrets file; nothing that lies in the home is believed. Each piece stands for
+itself: one that fails is named, the others are installed, and the command ends with status 1.
+"""
+
+import argparse
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from identity import gen, places, runtime, tenant
+from identity import lock as locks
+from identity.documents import documents
+from identity.halves import Halves
+from identity.keys import openpgp, ssh
+from identity.lock import Entry, Lock
+from identity.places import Places
+from identity.plan import KeyMismatch
+from identity.tenant import HomeFile, Keyring, Piece
+from identity.vault import Vault
+from town import cli, sops
+from town import spec as specs
+from town.failure import DONE, FAILED, Failure
+from town.spec import Agent, Spec
+from town.terminal import shown
+
+
+class NotRoot(Failure):
+    """Only root may work as the agents."""
+
+
+class NoSecret(Failure):
+    """The secrets file has no value at a path that the spec names."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Delivery:
+    """What one agent gets."""
+
+    agent: Agent
+    files: list[HomeFile]
+    keyring: Keyring | None
+    secrets: dict[str, bytes]
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """`identity install [AGENT…]`."""
+    spec = specs.load(cli.spec_file(arguments))
+    agents = tuple(dict.fromkeys(map(spec.agent, arguments.agents))) or spec.agents
+    if os.geteuid() != 0:
+        raise NotRoot("install works in homes as their agents, so it needs root", hint="sudo identity install")
+    gen.no_core_dump()
+    where = places.places(spec, None if arguments.out is None else Path(arguments.out))
+    vault = _vault(spec, where)
+    lock = gen.read_lock(where)
+    told = Teller(arguments.dry_run)
+    for agent in agents:
+        _one(spec, agent, vault, lock, told)
+    return told.end()
+
+
+class Teller:
+    """What is said while agents are installed: results as they come, and the status at the end."""
+
+    def __init__(self, dry: bool) -> None:
+        self.dry = dry
+        self.changed = self.failed = False
+
+    def piece(self, agent: Agent, piece: Piece) -> None:
+        """One piece, when anything became of it."""
+        if piece.what == "failed":
+            self.failure(agent, Failure(f"{shown(piece.path)}: {shown(piece.why)}"))
+        elif piece.what != "kept":
+            self.changed = True
+            print(f"{agent.name}: {'would be ' if self.dry else ''}{piece.what} {shown(piece.path)}", flush=True)
+            if piece.what == "rewritten":
+                cli.warn("identity", f"{agent.name}: {shown(piece.path)} was not as the spec has it")
+
+    def failure(self, agent: Agent, failure: Failure) -> None:
+        """A piece that could not be installed; the others go on."""
+        self.failed = True
+        cli.tell("identity", failure, agent.name)
+
+    def end(self) -> int:
+        """The status of the command."""
+        if not self.changed and not self.failed:
+            print("nothing to do")
+        return FAILED if self.failed else DONE
+
+
+def _vault(spec: Spec, where: Places) -> Vault:
+    """The secrets file, to be opened with the host's key alone: at boot there is no other. Raises NoSecret."""
+    vault = Vault(str(where.secrets), where.path(where.secrets), partial(sops.Keys.of_host, spec.town.host_key))
+    if vault.data is None:
+        raise NoSecret(f"{shown(str(vault.path))} is not there", hint="make it with: identity gen --all")
+    return vault
+
+
+def _one(spec: Spec, agent: Agent, vault: Vault, lock: Lock, told: Teller) -> None:
+    try:
+        delivery = _delivery(spec, agent, vault, lock, told)
+        for piece in tenant.install(
+            spec.home(agent), agent.person, delivery.files, delivery.keyring, dry=told.dry
+        ):  # fmt: skip
+            told.piece(agent, piece)
+        for piece in runtime.deliver(agent, delivery.secrets, dry=told.dry):
+            told.piece(agent, piece)
+    except (sops.NoKey, sops.Tampered, sops.BadSopsFile):
+        raise  # the same for every agent
+    except Failure as failure:
+        told.failure(agent, failure)
+
+
+def _delivery(spec: Spec, agent: Agent, vault: Vault, lock: Lock, told: Teller) -> Delivery:
+    private = _value(vault, agent, agent.secrets.ssh_key)
+    armored = None if agent.secrets.gpg_key is None else _value(vault, agent, agent.secrets.gpg_key)
+    halves = Halves(
+        ssh.public(private, agent.secrets.ssh_key),
+        None if armored is None else openpgp.facts(armored, str(agent.secrets.gpg_key)),
+    )
+    entry = lock.get(agent.name)
+    if entry is not None and (entry.halves.ssh != halves.ssh or (halves.gpg and entry.halves.gpg != halves.gpg)):
+        raise KeyMismatch(
+            "its private keys are not those that keys.lock.toml names",
+            hint="bring back the secrets file or the lock from git, whichever is wrong",
+        )
+    keyring = None
+    if armored is not None and halves.gpg is not None:
+        keyring = Keyring(armored.encode(), halves.gpg.primary, halves.gpg.signing)
+    return Delivery(agent, _files(spec, agent, halves, private, lock), keyring, _extra(vault, agent, told))
+
+
+def _files(spec: Spec, agent: Agent, halves: Halves, private: str, lock: Lock) -> list[HomeFile]:
+    signers = locks.allowed_signers({**lock, agent.name: Entry(agent.git.email, halves)})
+    made = [
+        HomeFile(PurePosixPath(".ssh/id_ed25519"), private.encode(), 0o600),
+        HomeFile(PurePosixPath(".ssh/id_ed25519.pub"), gen.ssh_line(agent, halves).encode()),
+        HomeFile(PurePosixPath(".config/git/allowed_signers"), signers.encode()),
+    ]
+    for document in documents(spec, agent, halves):
+        made += [HomeFile(home, document.text.encode()) for home in document.homes]
+    if any(file.path.name == "environment.sh" for file in made):
+        made.append(HomeFile(PurePosixPath(".profile"), _PROFILE, seed=True))
+    return made
+
+
+_PROFILE = b"""# Begun by identity; yours to change until the next boot.
+if [ -r ~/.config/nuketown/environment.sh ]; then
+    . ~/.config/nuketown/environment.sh
+fi
+"""
+
+
+def _extra(vault: Vault, agent: Agent, told: Teller) -> dict[str, bytes]:
+    found = {}
+    for name, path in agent.secrets.extra:
+        try:
+            found[name] = _value(vault, agent, path).encode()
+        except NoSecret as failure:
+            told.failure(agent, failure)
+    return found
+
+
+def _name(agent: Agent, path: str) -> str:
+    return next(name for name, place in agent.secrets.extra if place == path)
+
+
+def _value(vault: Vault, agent: Agent, path: str) -> str:
+    if path not in vault.names:
+        raise NoSecret(
+            f"{vault.name} has no value at {shown(path)}",
+            hint=f"identity gen {agent.name}"
+            if path in (agent.secrets.ssh_key, agent.secrets.gpg_key)
+            else f"put it there with: identity secret set {agent.name} {_name(agent, path)}",
+        )
+    return vault.get(path)

@@ -1,0 +1,1 @@
+"""Keys of each kind: made, taken apart into their public halves, compared."""

@@ -1,0 +1,206 @@
+"""Work in an agent's home, done as the agent: root opens the home itself and nothing in it.
+
+A forked child drops to the agent's ids for good and works below the open home. A symlink planted there can lead the
+agent's own process to the agent's own files and nowhere else; and it is refused all the same.
+"""
+
+import json
+import os
+import select
+import signal
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal, NoReturn
+
+from town import files, kernel
+from town.failure import Failure, Unsafe
+from town.process import Person
+from town.terminal import shown
+
+What = Literal["made", "rewritten", "kept", "failed"]
+TIMEOUT = 60.0  # seconds for one home: an agent can stop its own processes, but not the next agent's installation
+_REPORT_LIMIT = 1 << 20  # bytes
+_SHORT = Path("/tmp")  # noqa: S108 - hidden by the home in a mount namespace of the child's own
+
+
+class NoHome(Failure):
+    """The agent's home is not there, or is not the agent's."""
+
+
+class HomeFailed(Failure):
+    """The work in a home did not come to its end."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class HomeFile:
+    """One file of ours: its place below the home, what it holds. A `seed` is written only where there is none."""
+
+    path: PurePosixPath
+    data: bytes
+    mode: int = 0o644
+    seed: bool = False
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Keyring:
+    """A signing subkey for the agent's GnuPG home."""
+
+    armored: bytes
+    primary: str
+    signing: str
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What became of one piece: a path below the home."""
+
+    path: str
+    what: What
+    why: str = ""
+
+
+Work = Callable[[Path], list[Piece]]  # told by which path programs reach the home
+Act = Callable[[], What]
+
+
+def install(home: Path, person: Person, pieces: list[HomeFile], keyring: Keyring | None, *, dry: bool) -> list[Piece]:
+    """Bring every piece into a home, each by itself. Raises NoHome, HomeFailed; a piece that fails is in the list."""
+    with files.opened(_open_home(home, person)) as fd:
+        return _as_person(person, fd, lambda here: _work(here, fd, pieces, keyring, dry), home)
+
+
+def _open_home(home: Path, person: Person) -> int:
+    hint = f"persist restore {shown(home.name)}"
+    try:
+        fd = files.open_dir(home)
+    except files.Unreadable as failure:
+        raise NoHome(f"{failure.what}: there is no home to install into", hint=hint) from failure
+    owner = os.fstat(fd).st_uid
+    if owner != person.uid:
+        os.close(fd)
+        raise NoHome(f"{shown(str(home))} belongs to uid {owner}, not to {person.uid}", hint=hint)
+    return fd
+
+
+def _as_person(person: Person, home: int, work: Work, path: Path) -> list[Piece]:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _child(person, home, writing, work, path)
+    os.close(writing)
+    try:
+        with files.opened(reading):
+            report = _read_all(reading, time.monotonic() + TIMEOUT)
+    finally:
+        os.kill(child, signal.SIGKILL)  # it has ended, or its time is over
+        _, status = os.waitpid(child, 0)
+    return _pieces(report, status)
+
+
+def _child(person: Person, home: int, writing: int, work: Work, path: Path) -> NoReturn:
+    try:
+        os.setsid()
+        os.umask(0o077)
+        here = _SHORT if _bound(home) else path
+        os.setgroups(list(person.groups))
+        os.setresgid(person.gid, person.gid, person.gid)
+        os.setresuid(person.uid, person.uid, person.uid)
+        # This memory was root's: no process of the agent may trace it or have it dumped.
+        kernel.not_dumpable()
+        kernel.no_new_privileges()
+        kernel.die_with_parent(signal.SIGKILL)  # after the ids: changing them clears it
+        os.fchdir(home)
+        files.write_all(writing, json.dumps([asdict(piece) for piece in work(here)]).encode())
+        os._exit(0)
+    except BaseException as error:
+        os.write(writing, json.dumps([asdict(Piece(".", "failed", f"{type(error).__name__}: {error}"))]).encode())
+    finally:
+        os._exit(1)
+
+
+def _bound(home: int) -> bool:
+    """Whether the home appears at a short path now, for this process and its children alone.
+
+    gpg's sockets need a path of at most 108 bytes whose parents the agent may search; agents_dir may be deeper.
+    """
+    flags = kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH | kernel.AT_RECURSIVE  # with what is bound inside it
+    try:
+        # Cloned first: a descriptor of the old namespace's mount cannot be cloned in the new one.
+        with files.opened(kernel.open_tree(home, flags=flags)) as tree:
+            kernel.unshare(kernel.CLONE_NEWNS)
+            kernel.mount("none", "/", None, kernel.MS_PRIVATE | kernel.MS_REC)
+            with files.opened(files.open_dir(_SHORT)) as target:
+                kernel.move_mount(tree, target)
+        return True
+    except (OSError, files.Unreadable):  # a container that may not mount: the home by its own path, then
+        return False
+
+
+def _read_all(fd: int, until: float) -> bytes:
+    pieces, total = [], 0
+    while total <= _REPORT_LIMIT:
+        ready, _, _ = select.select([fd], [], [], max(0.0, until - time.monotonic()))
+        if not ready:
+            raise HomeFailed(f"the work in the home did not end within {TIMEOUT:.0f} s")
+        piece = os.read(fd, 1 << 16)
+        if not piece:
+            break
+        pieces.append(piece)
+        total += len(piece)
+    return b"".join(pieces)
+
+
+def _pieces(report: bytes, status: int) -> list[Piece]:
+    try:
+        return [Piece(**item) for item in json.loads(report)]
+    except (ValueError, TypeError) as error:
+        how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {os.WEXITSTATUS(status)}"
+        raise HomeFailed(f"the work in the home was ended by {how}", hint="run it again") from error
+
+
+def _work(home: Path, fd: int, pieces: list[HomeFile], keyring: Keyring | None, dry: bool) -> list[Piece]:
+    done = [_attempt(str(piece.path), lambda piece=piece: put(fd, piece, dry)) for piece in pieces]  # type: ignore[misc]
+    if keyring is not None:
+        from identity import keyrings
+
+        done.append(_attempt(".gnupg", lambda: keyrings.add(home, fd, keyring, dry)))
+    return done
+
+
+def _attempt(path: str, act: Act) -> Piece:
+    try:
+        return Piece(path, act())
+    except Failure as failure:
+        return Piece(path, "failed", failure.what)
+    except OSError as error:
+        return Piece(path, "failed", error.strerror or str(error))
+
+
+def put(home: int, piece: HomeFile, dry: bool = False) -> What:
+    """Make a file hold what it should, by the descriptor of the home. Raises Unsafe, OSError."""
+    found = _found(home, piece)
+    if found == "kept" or dry:
+        return found
+    owner = (os.getuid(), os.getgid())
+    with files.opened(files.make_dirs(home, piece.path.parent, mode=0o700, owner=owner)) as parent:
+        files.write_beneath(parent, piece.path.name, piece.data, mode=piece.mode)
+    return found
+
+
+def _found(home: int, piece: HomeFile) -> What:
+    """What putting it would mean: made, rewritten or kept."""
+    try:
+        with files.opened(files.open_beneath(home, piece.path, os.O_RDONLY | os.O_NONBLOCK)) as fd:
+            if stat.S_ISDIR(os.fstat(fd).st_mode):
+                raise IsADirectoryError(0, "a directory stands where a file belongs")
+            if piece.seed:
+                return "kept"
+            same = stat.S_IMODE(os.fstat(fd).st_mode) == piece.mode
+            return "kept" if same and files.read_fd(fd, len(piece.data), str(piece.path)) == piece.data else "rewritten"
+    except FileNotFoundError:
+        return "made"
+    except (Unsafe, files.Unreadable, PermissionError):
+        return "rewritten"  # a symlink, something that is no file, or too long: a file takes its place

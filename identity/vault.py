@@ -1,0 +1,121 @@
+"""A SOPS file on its way: what it holds by name (no key needed), what it holds in clear, what is to be added."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from town import files, sops
+from town.failure import Failure, Unsafe
+from town.spec import Spec
+from town.terminal import shown
+
+_LIMIT = 8 << 20  # bytes
+_CURE = "name the file with the age key of a human of the spec in $SOPS_AGE_KEY_FILE, as for sops"
+
+
+class Unproven(Failure):
+    """What was encrypted does not decrypt to what was meant. Nothing is written."""
+
+
+@dataclass
+class Vault:
+    """One SOPS file: `name` as the spec writes it, `path` where it lies, `keys` looks for what may open it."""
+
+    name: str
+    path: Path
+    keys: Callable[[], sops.Keys]
+    added: dict[str, str] = field(default_factory=dict)
+    proven: bool = True  # False once something was encrypted that no key at hand could decrypt again
+
+    @cached_property
+    def data(self) -> bytes | None:
+        """The file's bytes, or None when there is none. Raises files.Unreadable."""
+        return files.read_bounded(self.path, _LIMIT) if self.path.exists() else None
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The paths (`ada/ssh-key`) of its values, read without a key. Raises sops.BadSopsFile."""
+        from town.sops import nodes
+
+        if self.data is None:
+            return frozenset()
+        sops.recipients_of(self.data, str(self.path))  # a file that is not encrypted is no secrets file
+        _, top = nodes.parse(self.data, str(self.path))
+        tree = nodes.plain(top, str(self.path))
+        return frozenset(_paths({key: value for key, value in tree.items() if key != "sops"}))
+
+    @cached_property
+    def document(self) -> sops.Document:
+        """The file, opened. Raises sops.NoKey, sops.Tampered, sops.BadSopsFile."""
+        assert self.data is not None
+        return sops.load(self.data, str(self.path), self.keys())
+
+    def get(self, path: str) -> str:
+        """A value in clear. Raises as `document` does, and BadSopsFile when the value is no text."""
+        value = self.document.get(path)
+        if not isinstance(value, str):
+            raise sops.BadSopsFile(f"{shown(str(self.path))}: {shown(path)} is no text")
+        return value
+
+    def sealed(self, recipients: tuple[str, ...], now: datetime) -> str:
+        """The whole file with what was added, decrypted again and compared where a key at hand can do so."""
+        if self.data is None:
+            data = sops.create(_tree(self.added), recipients, now=now)
+        else:
+            data = sops.update(self.document, self.added, now=now)
+        self._prove(data)
+        return data.decode()
+
+    def _prove(self, data: bytes) -> None:
+        try:
+            read = sops.load(data, str(self.path), self.keys())
+        except sops.NoKey:
+            self.proven = False
+            return
+        # Every value, the old ones too: an update must not lose what was there.
+        wanted = self.added if self.data is None else {**dict(_leaves(self.document.tree)), **self.added}
+        if {path: read.get(path) for path in wanted} != wanted:
+            raise Unproven(
+                f"what was encrypted for {shown(str(self.path))} does not decrypt to what was meant",
+                hint="this is an error of this program: report it",
+            )
+
+
+def vaults(spec: Spec, root: Path) -> tuple[Vault, Vault]:
+    """The town's secrets and its recovery file, with the keys of this person and of this host."""
+    keys = cache(lambda: replace(sops.Keys.of_person() | _of_host(spec), cure=_CURE))
+    secrets, recovery = spec.town.sops_file, spec.town.recovery_file
+    return Vault(str(secrets), root / secrets, keys), Vault(str(recovery), root / recovery, keys)
+
+
+def _of_host(spec: Spec) -> sops.Keys:
+    try:
+        return sops.Keys.of_host(spec.town.host_key)
+    except (files.Unreadable, Unsafe, sops.NoKey):
+        return sops.Keys()  # a person who may not read the host's key uses their own
+
+
+def _tree(values: Mapping[str, str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in values.items():
+        *above, last = path.split("/")
+        place = tree
+        for key in above:
+            place = place.setdefault(key, {})
+        place[last] = value
+    return tree
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{key}/")
+        else:
+            yield f"{above}{key}", value
+
+
+def _paths(tree: Mapping[str, Any]) -> Iterator[str]:
+    yield from (path for path, value in _leaves(tree) if value not in ("", None))
