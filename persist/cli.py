@@ -52,6 +52,12 @@ def parser() -> cli.Parser:
     )  # fmt: skip
     sync.add_argument("--dry-run", action="store_true", help="say what would be sent")
     sync.add_argument("--json", action="store_true", help="the summary as JSON")
+    sync.add_argument(
+        "--accept-loss", action="store_true", help="sync also what vanished, or lost more than half of its files"
+    )
+    sync.add_argument(
+        "--take-over", action="store_true", help="go on over what another machine synced since (its history stays)"
+    )
 
     lost = cli.verb(
         verbs, "lost", _lazy("lost"), says="what the next reboot takes: everything that no declared path covers",

@@ -93,7 +93,7 @@ def write_beneath(
     A symlink that stands at `name` is replaced, not followed. A directory there is an error.
     """
     assert "/" not in name
-    beside = f".{name[:200]}.{secrets.token_hex(6)}.new"
+    beside = f".{name[:48]}.{secrets.token_hex(6)}.new"
     # 0600 and the right owner before the first byte: no reader gets in between.
     fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
@@ -197,7 +197,7 @@ def _make_dir(directory: int, name: str, mode: int, owner: tuple[int, int]) -> i
         pass
     # Made under a hidden name, given away, then shown: nobody sees it with the wrong owner, and a crash leaves only
     # an empty directory that the next run does not mind.
-    beside = f".{name[:200]}.{secrets.token_hex(6)}.new"
+    beside = f".{name[:48]}.{secrets.token_hex(6)}.new"
     os.mkdir(beside, 0o700, dir_fd=directory)
     fd = open_beneath(directory, beside)
     try:
