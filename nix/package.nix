@@ -6,6 +6,7 @@
   blake3,
   btrfsutil,
   cryptography,
+  google-re2,
   pyfastcdc,
   pyrage,
   python-gnupg,
@@ -42,6 +43,7 @@ buildPythonApplication {
     blake3
     btrfsutil
     cryptography
+    google-re2
     pyfastcdc
     pyrage
     python-gnupg

@@ -73,7 +73,7 @@ def test_patterns_match_as_in_go(pattern: str, text: str, answer: bool) -> None:
             "a{1}+",
             "a**",
         ),
-        *("[[:alpha:]]", r"\pL", r"\p{Greek}", r"\Qa\E", r"\C", "(?m)a", "(?U)a", r"\u1234", r"\Z", r"\N{DASH}"),
+        *(r"\C", r"\u1234", r"\Z", r"\N{DASH}"),
         *(
             "(",
             "(a",
@@ -105,11 +105,6 @@ def test_patterns_that_keep_pythons_re_busy_for_years_are_answered_at_once(patte
     began = time.monotonic()
     GoRegex(pattern).search("a" * 500 + "!")
     assert time.monotonic() - began < 2
-
-
-def test_a_search_that_would_take_minutes_is_given_up() -> None:
-    with pytest.raises(BadPattern, match="too long"):
-        GoRegex("(a?){900}b").search("a" * 100_000)
 
 
 piece = st.sampled_from(["a", "b", ".", "[ab]", "[^a]", "(a|b)", "(?:ab)", "^", "$", r"\b", "x", "(a|)", r"\w"])
