@@ -78,6 +78,12 @@ def of(fd: int) -> Mount:
     raise OSError(errno.ENOENT, "its mount is not one of this mount namespace")
 
 
+def kinds() -> dict[int, str]:
+    """The filesystem type of every mount by its id: the part of `table` that is cheap where there are thousands."""
+    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    return {int(line.split(b" ", 1)[0]): line.partition(b" - ")[2].split(b" ", 1)[0].decode() for line in lines}
+
+
 def at(path: Path) -> Mount | None:
     """The topmost mount whose target is exactly `path`, or None."""
     wanted = os.fsencode(path)
