@@ -1,0 +1,198 @@
+"""A home as a person reads it: directories folded into one line each, what looks worth keeping on lines of its own."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from persist import worth
+from persist.walk import Directory, Entry
+from persist.worth import Worth
+from town.terminal import shown
+
+DEEPEST = 16  # levels: what lies deeper gets no line and no proposal of its own
+PROPOSALS = 20
+PATH_MAX = 4096  # limits.h: no program can name what has a longer path
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the listing: `kind` is `file`, `directory`, `subvolume`, or what the directory looks like."""
+
+    path: bytes
+    kind: str
+    bytes: int
+    files: int
+
+
+@dataclass(slots=True, eq=False)
+class Aside:
+    """A part of the home that is counted by itself."""
+
+    path: bytes
+    bytes: int = 0
+    files: int = 0
+
+    def add(self, size: int) -> None:
+        self.bytes += size
+        self.files += 1
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One directory: what lies right in it, then (after `Tree.sum`) everything below it."""
+
+    directory: Directory
+    aside: Aside | None = None  # regenerated or unbound: not among the losses
+    deep: Aside | None = None  # beyond PATH_MAX
+    remade: bool = False
+    worth: Worth | None = None
+    own_bytes: int = 0
+    own_files: int = 0
+    bytes: int = 0
+    files: int = 0
+    split: bool = False  # something below has a line of its own
+    below: list["Node"] = field(default_factory=list)
+
+    @property
+    def apart(self) -> bool:
+        """Whether the directory has a line of its own wherever it lies."""
+        special = self.worth == "git work tree" or self.directory.subvolume
+        return special and not self.remade and 0 < self.directory.depth <= DEEPEST
+
+
+class Tree:
+    """What a walk found, added up. `declared` are the bound paths that the walk went into: they are not bound now."""
+
+    def __init__(self, declared: Sequence[bytes] = ()) -> None:
+        self.regenerated = Aside(b"")
+        self.unbound = {path: Aside(path) for path in declared}
+        self.deep: list[Aside] = []
+        self.nodes: dict[Directory, Node] = {}
+        self.loose: list[Line] = []  # files right in the home
+
+    @property
+    def root(self) -> Node:
+        return next(iter(self.nodes.values()))
+
+    def enter(self, directory: Directory) -> None:
+        """Take note of a directory; `directory.above` was entered before."""
+        if directory.above is None:
+            self.nodes[directory] = Node(directory)
+            return
+        above = self.nodes[directory.above]
+        node = Node(directory, above.aside, above.deep, above.remade or directory.name in worth.REMADE)
+        if node.aside is None:
+            node.aside = self._aside(directory, b"")
+        if node.deep is None and directory.length > PATH_MAX:
+            node.deep = Aside(directory.path())
+            self.deep.append(node.deep)
+        if directory.name in {b".git", b"sessions"}:
+            above.worth = worth.better(above.worth, worth.marked(directory.name))
+        above.below.append(node)
+        self.nodes[directory] = node
+
+    def add(self, entry: Entry) -> bool:
+        """Count an entry; whether it is one that a reboot takes and that has a name of its own."""
+        node = self.nodes[entry.directory]
+        aside = node.aside or self._aside(entry.directory, entry.name)
+        if entry.kind in ("directory", "subvolume"):
+            return aside is None and node.deep is None
+        if aside is not None:
+            aside.add(entry.bytes)
+            return False
+        node.own_bytes += entry.bytes
+        node.own_files += 1
+        node.worth = worth.better(node.worth, worth.marked(entry.name))
+        if node.directory.above is None:
+            self.loose.append(Line(entry.name, "file", entry.bytes, 1))
+        if node.deep is not None:
+            node.deep.add(entry.bytes)
+        return node.deep is None
+
+    def sum(self) -> None:
+        """Add every directory to the one above it. Once, after the walk."""
+        for node in reversed(self.nodes.values()):
+            node.bytes, node.files = node.bytes + node.own_bytes, node.files + node.own_files
+            if node.directory.above is not None:
+                above = self.nodes[node.directory.above]
+                above.bytes += node.bytes
+                above.files += node.files
+                above.split |= node.split or node.apart
+
+    def _aside(self, directory: Directory, name: bytes) -> Aside | None:
+        """What is counted by itself: matched by path, so only near the top, where paths are short."""
+        if directory.depth > DEEPEST or directory.length > PATH_MAX:
+            return None
+        path = directory.path(name)
+        if path in worth.REGENERATED:
+            return self.regenerated
+        return self.unbound.get(path)
+
+
+def lines(tree: Tree) -> list[Line]:
+    """The listing, largest first; `tree.sum()` was called."""
+    return sorted([*tree.loose, *_opened(tree.root)], key=lambda line: (-line.bytes, -line.files, line.path))
+
+
+def _opened(root: Node) -> Iterator[Line]:
+    left = [root]
+    while left:
+        node = left.pop()
+        for child in node.below:
+            if child.aside is not None:
+                continue
+            if not child.remade and not child.apart and _read_further(child):
+                left.append(child)
+            elif child.files or child.apart:
+                yield _folded(child)
+        if node is not root and node.own_files:
+            yield Line(node.directory.path(b"*"), "directory", node.own_bytes, node.own_files)
+
+
+def _read_further(node: Node) -> bool:
+    if node.directory.depth > DEEPEST:
+        return False
+    return node.split or (node.directory.depth <= 2 and node.directory.path() in worth.OPENED)
+
+
+def _folded(node: Node) -> Line:
+    # A directory that holds nothing but another directory is read as one: `.mozilla/firefox/profile`.
+    while len(node.below) == 1 and not node.own_files and not node.apart and node.directory.depth < DEEPEST:
+        node = node.below[0]
+    kind = "subvolume" if node.directory.subvolume else node.worth or "directory"
+    return Line(node.directory.path(), "directory" if node.remade else kind, node.bytes, node.files)
+
+
+def proposals(tree: Tree, declared: Sequence[PurePosixPath]) -> list[tuple[PurePosixPath, Worth]]:
+    """Directories for `persist = […]`, what is hardest to make again first; none overlaps another or `declared`.
+
+    Only what a spec can say: valid UTF-8 without control characters, and a directory below the home.
+    """
+    found = [(node, node.worth) for node in tree.nodes.values() if node.worth is not None and _fit(node)]
+    found.sort(key=lambda pair: (worth.ORDER.index(pair[1]), -pair[0].bytes, pair[0].directory.path()))
+    kept: list[tuple[PurePosixPath, Worth]] = []
+    for node, kind in found:
+        path = _sayable(node.directory.path())
+        taken = [*declared, *(there for there, _ in kept)]
+        if path is not None and not any(_overlap(path, other) for other in taken):
+            kept.append((path, kind))
+        if len(kept) == PROPOSALS:
+            break
+    return kept
+
+
+def _fit(node: Node) -> bool:
+    return 0 < node.directory.depth <= DEEPEST and not node.remade and node.aside is None
+
+
+def _sayable(path: bytes) -> PurePosixPath | None:
+    try:
+        text = path.decode()
+    except UnicodeDecodeError:
+        return None
+    plain = text.replace("\\", "")  # `shown` doubles a backslash, which TOML and a spec can hold
+    return PurePosixPath(text) if shown(plain) == plain else None
+
+
+def _overlap(one: PurePosixPath, other: PurePosixPath) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)

@@ -1,0 +1,119 @@
+"""agents_dir and persist_dir, opened and checked once: what every verb that makes or shows a home stands on.
+
+Both are paths that only root may change; what lies below them is reached from these two descriptors alone.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from town import btrfs, files, mounts
+from town.failure import Failure, Unsafe
+from town.spec import Spec
+from town.terminal import shell_word, shown
+
+OTHERS_WRITE = 0o022
+
+
+class NotRoot(Failure):
+    """The verb changes what belongs to root, and is run by somebody else."""
+
+
+class NotMounted(Failure):
+    """agents_dir is not the subvolume that the spec names: what is made there would not be rolled back."""
+
+
+class WrongOwner(Failure):
+    """Something belongs to a uid that has no business there; root does not give it away unasked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """agents_dir and persist_dir, open; `persist` is None on a host without persist_dir."""
+
+    agents: int
+    persist: int | None
+
+    @property
+    def subvolumes(self) -> bool:
+        """Whether homes can be subvolumes: agents_dir lies on btrfs."""
+        return btrfs.is_btrfs(self.agents)
+
+
+@contextmanager
+def opened(spec: Spec) -> Iterator[Ground]:
+    """Open both directories. Raises NotMounted, Unsafe, or files.Unreadable when one is missing."""
+    with ExitStack() as stack:
+        agents = stack.enter_context(agents_dir(spec))
+        persist_dir = spec.town.persist_dir
+        persist = None if persist_dir is None else stack.enter_context(_roots_own(persist_dir, "persist_dir"))
+        yield Ground(agents, persist)
+
+
+@contextmanager
+def agents_dir(spec: Spec) -> Iterator[int]:
+    """Open agents_dir: root's own, and with [town.btrfs] the mount of the subvolume that the spec names."""
+    with _roots_own(spec.town.agents_dir, "agents_dir") as fd:
+        if spec.town.btrfs is not None:
+            _refuse_wrong_mount(spec, spec.town.btrfs.subvolume, fd)
+        yield fd
+
+
+def require_root(verb: str) -> None:
+    """Raises NotRoot: better one sentence now than a permission error in the middle."""
+    if os.geteuid() != 0:
+        raise NotRoot(f"persist {verb} needs root: it looks into homes of other users", hint=f"sudo persist {verb}")
+
+
+def wrong_owner(path: Path, found: int, expected: int) -> WrongOwner:
+    """The failure that says whose `path` is and whose it should be."""
+    name = shell_word(os.fspath(path))
+    return WrongOwner(
+        f"{shown(os.fspath(path))} belongs to uid {found}, expected uid {expected}",
+        hint=f"look whose it is; if uid {found} was this agent's before: "
+        f"chown -hR --from={found} {expected}:{expected} {name}",
+    )
+
+
+@contextmanager
+def _roots_own(path: Path, key: str) -> Iterator[int]:
+    try:
+        fd = files.open_dir(path)
+    except files.Unreadable as error:
+        raise files.Unreadable(error.what, hint=f"make or mount it first, or correct {key} in the spec") from error
+    with files.opened(fd):
+        refuse_others(fd, path)
+        yield fd
+
+
+def refuse_others(fd: int, path: Path) -> None:
+    """Raises Unsafe when anybody but root owns the open directory or may write to it."""
+    found = os.fstat(fd)
+    if found.st_uid == 0 and not found.st_mode & OTHERS_WRITE:
+        return
+    name = shell_word(os.fspath(path))
+    raise Unsafe(
+        f"{shown(os.fspath(path))} may be changed by others than root "
+        f"(owner uid {found.st_uid}, mode {found.st_mode & 0o7777:04o})",
+        hint=f"look at what lies in it; then: chown root:root {name} && chmod go-w {name}",
+    )
+
+
+def _refuse_wrong_mount(spec: Spec, subvolume: str, fd: int) -> None:
+    here, path = mounts.of(fd), spec.town.agents_dir
+    mounted = here.target == os.fsencode(os.path.realpath(path))
+    if mounted and here.kind == "btrfs" and here.root == b"/" + os.fsencode(subvolume):
+        return
+    found = f"a {here.kind} mount of {shown(here.root)}" if mounted else "no mount of its own"
+    raise NotMounted(
+        f"{shown(os.fspath(path))} is not the mounted subvolume {shown(subvolume)}: it is {found}", hint=_mounting(spec)
+    )
+
+
+def _mounting(spec: Spec) -> str:
+    assert spec.town.btrfs is not None
+    options = shell_word(f"subvol={spec.town.btrfs.subvolume},nosuid,nodev,noatime")
+    device, path = shell_word(spec.town.btrfs.device), shell_word(os.fspath(spec.town.agents_dir))
+    return f"mount -t btrfs -o {options} {device} {path}"

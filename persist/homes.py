@@ -1,0 +1,139 @@
+"""`persist homes`: the homes that were set aside, by the names that `recall` takes.
+
+They lie in `@agents-old/<time>-<boot id>/<agent>` (docs/formats/disk.md), below a top level that no path leads to.
+"""
+
+import argparse
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from persist import device, ground
+from town import btrfs, cli, files, spec
+from town.failure import DONE, Unsafe
+from town.spec import Spec
+from town.terminal import say, shown
+
+_KEY = re.compile(rb"(\d{8}T\d{6}Z)-([0-9A-Fa-f-]{1,64})(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Old:
+    """One home that was set aside: `agent` is a name in the directory `key` below @agents-old, as the disk has them."""
+
+    agent: bytes
+    key: bytes
+    time: datetime | None  # None: the name is not one that the rollback gives
+    boot: str
+    subvolume: bool
+    nested: tuple[bytes, ...]  # paths of subvolumes inside it: a snapshot leaves them out
+
+    @property
+    def name(self) -> str:
+        """AGENT@NAME, safe to print; what `recall` takes."""
+        return f"{shown(self.agent)}@{shown(self.key)}"
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """List the homes that are kept, oldest first; for the agents that were named, or of all that ever were."""
+    town = spec.load(cli.spec_file(arguments))
+    named = {agent.name.encode() for agent in town.chosen(arguments.agents)} if arguments.agents else None
+    ground.require_root("homes")
+    if town.town.btrfs is None:
+        say("this town has no [town.btrfs]: no home is kept")
+        found: list[Old] = []
+    else:
+        with device.top(town) as top:
+            found = [old for old in kept(town, top) if named is None or old.agent in named]
+    cli.put_json({"homes": list(map(_json, found))}) if arguments.json else _put_text(found)
+    return DONE
+
+
+def kept(town: Spec, top: int) -> list[Old]:
+    """Every home under @agents-old, by agent and then oldest first. `top` is the open top level."""
+    with directory(town, top) as old:
+        if old is None:
+            return []
+        found = [home for key in files.names(old) for home in _of_key(old, key)]
+    return sorted(found, key=lambda home: (home.agent, home.key))
+
+
+@contextmanager
+def directory(town: Spec, top: int) -> Iterator[int | None]:
+    """@agents-old, open, or None when nothing was ever set aside."""
+    assert town.town.btrfs is not None
+    try:
+        fd = files.enter(top, town.town.btrfs.old)
+    except FileNotFoundError:
+        yield None
+        return
+    with files.opened(fd):
+        yield fd
+
+
+def _of_key(old: int, key: bytes) -> Iterator[Old]:
+    fd = _directory(old, key)
+    if fd is None:
+        return
+    with files.opened(fd):
+        for name in files.names(fd):
+            # Hidden names are root's own: copies that were recalled, homes that were never finished.
+            if not name.startswith(b".") and (home := _directory(fd, name)) is not None:
+                with files.opened(home):
+                    yield _old(name, key, home)
+
+
+def _directory(above: int, name: bytes) -> int | None:
+    """The directory of that name, or None for anything else: a file or a link there is nobody's home."""
+    try:
+        return files.enter(above, name)
+    except (NotADirectoryError, FileNotFoundError, Unsafe):
+        return None
+
+
+def _old(agent: bytes, key: bytes, home: int) -> Old:
+    time, boot = _parsed(key)
+    subvolume = btrfs.is_subvolume(home)
+    return Old(agent, key, time, boot, subvolume, tuple(_nested(agent, home, subvolume=subvolume)))
+
+
+def _nested(agent: bytes, home: int, *, subvolume: bool) -> list[bytes]:
+    paths = [nested.path for nested in btrfs.nested(home)]
+    if subvolume:
+        return paths
+    # A plain directory: those of the whole subvolume that it lies in, among them its own.
+    return [path[len(agent) + 1 :] for path in paths if path.startswith(agent + b"/")]
+
+
+def _parsed(key: bytes) -> tuple[datetime | None, str]:
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return None, ""
+    try:
+        time = datetime.strptime(match[1].decode(), "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:  # 99 hours
+        return None, ""
+    return time, match[2].decode()
+
+
+def _put_text(found: Sequence[Old]) -> None:
+    for old in found:
+        time = "time unknown" if old.time is None else old.time.strftime("%Y-%m-%d %H:%M:%S UTC")
+        words = [time, f"boot {old.boot or 'unknown'}", "subvolume" if old.subvolume else "plain directory"]
+        if old.nested:
+            words.append(f"{len(old.nested)} nested subvolume{'' if len(old.nested) == 1 else 's'}")
+        print(f"{old.name}  {', '.join(words)}")
+
+
+def _json(old: Old) -> dict[str, object]:
+    return {
+        "name": old.name,
+        "agent": cli.named(old.agent),
+        "home": cli.named(old.key),
+        "time": None if old.time is None else old.time.isoformat(),
+        "boot": old.boot or None,
+        "subvolume": old.subvolume,
+        "nested": [cli.named(path) for path in old.nested],
+    }

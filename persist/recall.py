@@ -1,0 +1,196 @@
+"""`persist recall`: a writable copy of a home that was set aside, mounted where a person can look at it.
+
+The old home itself is only read. The copy is a snapshot below agents_dir/.recalled (root's, 0700), inside @agents,
+so the next boot takes it.
+"""
+
+import argparse
+import os
+import secrets
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
+
+from persist import device, ground, homes
+from persist.homes import Old
+from town import btrfs, cli, files, kernel, mounts, spec
+from town.failure import DONE, Failure, Unsafe, WrongUsage
+from town.spec import Spec
+from town.terminal import say, shell_word, shown
+
+RECALLED = ".recalled"
+_ACL_USER, _ACL_GROUP, _ACL_MASK, _ACL_WRITE = 0x02, 0x08, 0x10, 2  # include/uapi/linux/posix_acl.h
+
+
+class NoSuchHome(Failure):
+    """No home that was set aside has that name, or more than one begins with it."""
+
+
+class NotEmpty(Failure):
+    """The directory for the mount holds something, or is none."""
+
+
+class RecallFailed(Failure):
+    """The filesystem refused a step; nothing was mounted and the old home is as it was."""
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """Recall one home and print where it is mounted."""
+    town = spec.load(cli.spec_file(arguments))
+    agent, separator, key = arguments.home.partition("@")
+    if not separator or not agent:
+        raise WrongUsage(
+            f"{shown(arguments.home)} is not of the form AGENT@HOME", hint="persist homes lists what can be recalled"
+        )
+    ground.require_root("recall")
+    place = Path(os.path.abspath(arguments.to))
+    try:
+        old = recall(town, (agent, key), place, run=arguments.exec)
+    except OSError as error:
+        raise RecallFailed(f"{shown(str(place))}: {error.strerror}") from error
+    _tell(old, place, run=arguments.exec)
+    print(shell_word(str(place)) if shown(str(place)) != str(place) else str(place))
+    return DONE
+
+
+def recall(town: Spec, wanted: tuple[str, str], place: Path, *, run: bool = False) -> Old:
+    """Snapshot the home that `wanted` (agent, name or its beginning) names and mount it at `place`.
+
+    Raises NoSuchHome, Unsafe, NotEmpty, device.NoBtrfs, btrfs.BtrfsFailed, OSError.
+    """
+    with ExitStack() as stack:
+        top = stack.enter_context(device.top(town))
+        old = chosen(homes.kept(town, top), *wanted)
+        agents = stack.enter_context(ground.agents_dir(town))
+        target = stack.enter_context(_place(town, place))
+        source = stack.enter_context(_copied(town, top, agents, old))
+        attributes = mounts.HARDENED | (0 if run else kernel.MOUNT_NOEXEC)
+        mounts.bind(source, target, attributes=attributes)
+    return old
+
+
+def chosen(kept: Sequence[Old], agent: str, key: str) -> Old:
+    """The one home of that agent whose name is `key`, or alone begins with it. Raises NoSuchHome."""
+    full = f"{agent}@{key}"
+    named = [old for old in kept if shown(old.agent) == shown(agent)]
+    found = [old for old in named if old.name == full] or [old for old in named if old.name.startswith(full)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise NoSuchHome(
+            f"{shown(full)} is the beginning of {len(found)} homes: {', '.join(old.name for old in found)}",
+            hint="give more of the name",
+        )
+    raise NoSuchHome(f"no home that is kept is named {shown(full)}", hint=_nearest(kept, full))
+
+
+def _nearest(kept: Sequence[Old], full: str) -> str:
+    from difflib import get_close_matches
+
+    names = [old.name for old in kept]
+    near = get_close_matches(full[:200], names, n=1, cutoff=0.4)
+    if near:
+        return f"did you mean {near[0]}?"
+    return "persist homes lists what is kept" if names else "nothing was set aside yet: a rollback does that"
+
+
+@contextmanager
+def _copied(town: Spec, top: int, agents: int, old: Old) -> Iterator[int]:
+    """The root of a writable snapshot of `old`, open through agents_dir; deleted again when the mount fails."""
+    with (
+        files.opened(files.make_dirs(agents, PurePosixPath(RECALLED), mode=0o700, owner=(0, 0))) as place,
+        _original(town, top, old) as (origin, inside),
+    ):
+        ground.refuse_others(place, town.town.agents_dir / RECALLED)
+        name = f"{os.fsdecode(old.agent + b'@' + old.key)[:120]}-{secrets.token_hex(6)}"
+        with files.opened(btrfs.snapshot(origin, place, name, read_only=False)) as copy:
+            try:
+                with files.opened(os.dup(copy) if inside is None else files.enter(copy, inside)) as home:
+                    yield home
+            except BaseException:
+                btrfs.delete(place, name)
+                raise
+
+
+@contextmanager
+def _original(town: Spec, top: int, old: Old) -> Iterator[tuple[int, bytes | None]]:
+    """The subvolume to snapshot, and where the home lies in it: a home that is a plain directory needs the whole."""
+    with homes.directory(town, top) as above:
+        assert above is not None, "a home was found in it"
+        with files.opened(files.enter(above, old.key)) as key, files.opened(files.enter(key, old.agent)) as home:
+            if old.subvolume:
+                yield home, None
+            else:
+                yield key, old.agent
+
+
+@contextmanager
+def _place(town: Spec, place: Path) -> Iterator[int]:
+    """The directory to mount on, made where it is missing: real, empty, and out of every agent's reach."""
+    fd = os.open("/", files.DIRECTORY)
+    try:
+        where = Path("/")
+        for part in place.parts[1:]:
+            _refuse_agents(town, fd, where)
+            where = where / part
+            below = _entered(fd, part, where)
+            os.close(fd)
+            fd = below
+        if where == Path("/") or files.names(fd):
+            raise NotEmpty(f"{shown(str(place))} is not empty", hint="name an empty or a new directory")
+        _refuse_agents(town, fd, where)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _entered(fd: int, part: str, where: Path) -> int:
+    try:
+        try:
+            return files.open_beneath(fd, part)
+        except FileNotFoundError:
+            return files.make_dirs(fd, PurePosixPath(part), mode=0o755, owner=(os.geteuid(), os.getegid()))
+    except NotADirectoryError as error:
+        raise NotEmpty(f"{shown(str(where))} is not a directory", hint="name an empty or a new directory") from error
+    except Unsafe as error:
+        real = shell_word(os.path.realpath(where))
+        raise Unsafe(f"{shown(str(where))} is a symbolic link", hint=f"if that is meant, give {real}") from error
+
+
+def _refuse_agents(town: Spec, fd: int, where: Path) -> None:
+    """Raises Unsafe when an agent could put something else where `where` is, or below it."""
+    found = os.fstat(fd)
+    uids, gids = {agent.uid for agent in town.agents}, {agent.gid for agent in town.agents}
+    by_all = bool(found.st_mode & 0o002) and not found.st_mode & 0o1000
+    by_group = bool(found.st_mode & 0o020) and found.st_gid in gids
+    if found.st_uid in uids or by_all or by_group or _named_in_acl(fd, uids, gids):
+        raise Unsafe(
+            f"{shown(str(where))} can be changed by an agent (owner uid {found.st_uid}, mode "
+            f"{found.st_mode & 0o7777:04o})",
+            hint="name a directory whose parents only root or a person can write to, such as one below /srv",
+        )
+
+
+def _named_in_acl(fd: int, uids: set[int], gids: set[int]) -> bool:
+    """Whether an access ACL gives one of them the right to write (acl(5)): the mode does not show who."""
+    try:
+        raw = os.getxattr(fd, "system.posix_acl_access")
+    except OSError:  # none, or a filesystem without them
+        return False
+    entries = list(struct.iter_unpack("<HHI", raw[4:]))
+    mask = next((right for tag, right, _ in entries if tag == _ACL_MASK), _ACL_WRITE)
+    who = {_ACL_USER: uids, _ACL_GROUP: gids}
+    return any(right & mask & _ACL_WRITE and number in who.get(tag, ()) for tag, right, number in entries)
+
+
+def _tell(old: Old, place: Path, *, run: bool) -> None:
+    where = shell_word(str(place))
+    say(f"{old.name} is at {where}: a writable copy, gone after the next boot; the old home stays as it is")
+    if old.nested:
+        paths = ", ".join(shown(path) for path in old.nested[:20])
+        more = f" and {len(old.nested) - 20} more" if len(old.nested) > 20 else ""
+        say(f"note: nested subvolumes are not in the copy: {paths}{more}")
+    noexec = "" if run else "; the mount is noexec, which stops programs but no script that an interpreter is given"
+    say(f"careful: an agent wrote this, and git, editors and shells run what lies in it{noexec}")
+    say(f"when done: umount {where}")

@@ -1,0 +1,168 @@
+"""`persist restore`: every agent gets its home and all it declared, or a failure that names what is missing.
+
+Look (`found`), decide (`plan`), do (`apply`). One agent's failure stops no other; a second run finds nothing to do.
+"""
+
+import argparse
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+
+from persist import ground
+from persist.ground import Ground
+from persist.restore import apply, found, origins, plan
+from persist.restore.plan import Action, Blocked, Fetch, Remote
+from town import cli, files, machine, spec
+from town.failure import BAD_CONFIG, DONE, FAILED, TRY_LATER, Failure, TryLater, Unsafe
+from town.spec import Agent, Spec
+from town.terminal import shown
+
+# A failure that a later try may cure is better than one that a person must cure, and that than a wrong spec.
+WORST_LAST = (DONE, TRY_LATER, FAILED, BAD_CONFIG)
+
+
+class Busy(TryLater):
+    """Another restore of the same agent is running. Trying again may help."""
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """Restore the agents that were named, or all. The worst status of any of them."""
+    town = spec.load(cli.spec_file(arguments))
+    return restore(town, town.chosen(arguments.agents), dry_run=arguments.dry_run)
+
+
+def restore(town: Spec, agents: Sequence[Agent], *, dry_run: bool = False) -> int:
+    """Restore `agents`, say on standard output what was done and on standard error what was not."""
+    ground.require_root("restore")
+    with ground.opened(town) as here:
+        return worst([_one(town, agent, here, dry_run=dry_run) for agent in agents])
+
+
+def worst(statuses: Sequence[int]) -> int:
+    """The status that says most: a wrong spec, then a failure, then one that may pass by itself."""
+    return max(statuses, key=WORST_LAST.index, default=DONE)
+
+
+def _one(town: Spec, agent: Agent, here: Ground, *, dry_run: bool) -> int:
+    try:
+        machine.refuse_conflicts(town, (agent,))
+        if dry_run:
+            _say(agent, list(map(str, _planned(town, agent, here))) or ["nothing to do"])
+            return DONE
+        with _alone(town, agent):
+            return _restored(town, agent, here)
+    except (Failure, OSError) as error:
+        return _failed(agent, error)
+
+
+def _failed(agent: Agent, error: Failure | OSError) -> int:
+    failure = error if isinstance(error, Failure) else apply.RestoreFailed(_words(error))
+    cli.tell("persist", failure, about=agent.name)
+    return known_status(failure)
+
+
+def _words(error: OSError) -> str:
+    named = isinstance(error.filename, (str, bytes))
+    return f"{shown(error.filename)}: {error.strerror}" if named else str(error.strerror or error)
+
+
+def known_status(failure: Failure) -> int:
+    """The failure's own status, where this verb may end with it."""
+    return failure.status if failure.status in WORST_LAST else FAILED
+
+
+def _planned(town: Spec, agent: Agent, here: Ground) -> tuple[Action, ...]:
+    there = found.look(town, agent, here)
+    return plan.restore(town, agent, there, _asked(town, agent) if plan.needs_store(town, there) else Remote())
+
+
+def _asked(town: Spec, agent: Agent) -> Remote:
+    from persist import fetch
+
+    try:
+        return Remote(held=fetch.newest(town, agent))
+    except Failure as failure:
+        return Remote(failure=failure)
+
+
+def _restored(town: Spec, agent: Agent, here: Ground) -> int:
+    site = apply.Site(town, agent, here)
+    actions = _planned(town, agent, here)
+    lines: list[str] = []
+    try:
+        status = _loop(site, actions, lines)
+    except Failure as failure:
+        status = _failed(agent, failure)
+    # Also after a failure: what was done is done, and is said and recorded.
+    origins.record(town, agent, site.origins, forget=site.forgotten)
+    try:
+        lines += _came_from(site) if actions else ["nothing to do"]
+    except Failure:
+        if status == DONE:
+            raise
+    _say(agent, lines)
+    return status
+
+
+def _loop(site: apply.Site, actions: Sequence[Action], lines: list[str]) -> int:
+    statuses, failed = [DONE], set[PurePosixPath]()
+    for action in actions:
+        entry = getattr(action, "entry", None)
+        if entry is not None and entry.path in failed:
+            continue  # its bind, after a fetch that did not come
+        try:
+            added = apply.apply(site, action)
+        except Failure as failure:
+            # Only what the store could not give leaves the rest of this agent worth doing.
+            if entry is None or isinstance(failure, Unsafe) or (entry.required and not _of_store(action)):
+                raise
+            failed.add(entry.path)
+            statuses.append(_told(site, failure, required=entry.required, path=shown(str(entry.path))))
+        else:
+            lines.append(f"{action}{f': {added}' if added else ''}")
+    return worst(statuses)
+
+
+def _of_store(action: Action) -> bool:
+    return isinstance(action, (Fetch, Blocked))
+
+
+def _told(site: apply.Site, failure: Failure, *, required: bool, path: str) -> int:
+    about = f"{site.agent.name}: {path}"
+    if required:
+        cli.tell("persist", failure, about=about)
+        return known_status(failure)
+    cli.warn("persist", f"{about}: {failure.what} (not required)", failure.hint)
+    return DONE
+
+
+def _came_from(site: apply.Site) -> Iterator[str]:
+    """One line for each directory that is in its place now: how it is there, and from where."""
+    there = found.look(site.spec, site.agent, site.ground)
+    known = origins.known(site.spec, site.agent)
+    for directory in there.directories:
+        entry = directory.entry
+        if directory.target == "bound" or (not entry.bound and directory.target != "missing"):
+            how = "bound, " if entry.bound else ""
+            yield f"{shown(str(entry.path))}: {how}{known.get(entry.path, origins.KEPT)}"
+
+
+def _say(agent: Agent, lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"{agent.name}: {line}", flush=True)
+
+
+@contextmanager
+def _alone(town: Spec, agent: Agent) -> Iterator[None]:
+    """One restore of an agent at a time: the lock lies where no agent can take it, and goes with the process."""
+    with files.opened(origins.state(town, "locks")) as directory:
+        name = f"restore-{agent.name}"
+        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        with files.opened(lock):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Busy("another restore of this agent is running", hint="wait for it, then try again") from error
+            yield

@@ -1,0 +1,282 @@
+"""The plan, done: one action at a time, each by descriptors from agents_dir and persist_dir.
+
+A restore that is cut off anywhere is finished by the next: a name appears when what it names is whole, and hidden
+names that are left over are removed first.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, assert_never
+
+from persist import places
+from persist.ground import Ground
+from persist.restore import found, staging
+from persist.restore.origins import Origin
+from persist.restore.plan import (
+    Action,
+    Bind,
+    Blocked,
+    Fetch,
+    HidesData,
+    MakeDirectory,
+    MakeHome,
+    MakePersisted,
+    MakeSource,
+    RemoveLeftover,
+    when,
+)
+from town import btrfs, files, kernel, mounts
+from town.failure import Failure, Unsafe
+from town.spec import Agent, Persist, Spec
+from town.terminal import shown
+
+if TYPE_CHECKING:
+    from persist.fetch import Totals
+
+ROOT = (0, 0)
+PARENTS = 0o711  # root's: others may pass through, not look around
+STOP = "stop the agent's processes (loginctl terminate-user, or kill), then restore again"
+
+
+class RestoreFailed(Failure):
+    """The filesystem refused one step: full, read-only or damaged. What was done before stays, and is no half."""
+
+
+@dataclass(slots=True)
+class Site:
+    """Where the actions of one agent happen, and what became of its directories."""
+
+    spec: Spec
+    agent: Agent
+    ground: Ground
+    origins: dict[PurePosixPath, Origin] = field(default_factory=dict)
+    forgotten: set[PurePosixPath] = field(default_factory=set)
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        return (self.agent.uid, self.agent.gid)
+
+
+def apply(site: Site, action: Action) -> str:
+    """Do one action; what there is to add to its own line. Raises Failure, never OSError."""
+    try:
+        return _apply(site, action)
+    except OSError as error:
+        raise RestoreFailed(f"{action}: {error.strerror or error}") from error
+
+
+def _apply(site: Site, action: Action) -> str:
+    match action:
+        case RemoveLeftover():
+            return _remove(site, action)
+        case MakeHome():
+            return _make_home(site, action)
+        case MakePersisted():
+            return _make_persisted(site)
+        case MakeSource(entry):
+            return _make_source(site, entry)
+        case MakeDirectory(entry):
+            return _make_directory(site, entry)
+        case Fetch(entry):
+            return _fetch_source(site, action) if entry.bound else _fetch_home(site, action)
+        case Bind(entry):
+            return _bind(site, entry)
+        case Blocked(_, failure):
+            raise failure
+        case _:
+            assert_never(action)
+
+
+def _remove(site: Site, action: RemoveLeftover) -> str:
+    left = action.leftover
+    match left.place:
+        case "agents":
+            _discard(site.ground.agents, left.name)
+        case "home":
+            with _home(site) as home:
+                files.remove_tree(home, left.name)
+        case "persisted":
+            with _persisted(site) as persisted:
+                files.remove_tree(persisted, left.name)
+        case "above persisted":
+            with _above_persisted(site) as above:
+                _discard(above, left.name)
+        case _:
+            assert_never(left.place)
+    return ""
+
+
+def _make_home(site: Site, action: MakeHome) -> str:
+    # A new home: what was fetched into the one before went with it.
+    site.forgotten |= {entry.path for entry in site.agent.persist if not entry.bound}
+    _make_whole(site, site.ground.agents, subvolume=action.subvolume, mode=0o700, owner=site.owner)
+    return ""
+
+
+def _make_persisted(site: Site) -> str:
+    with _above_persisted(site) as above:
+        _make_whole(site, above, subvolume=btrfs.is_btrfs(above), mode=PARENTS, owner=ROOT)
+    return ""
+
+
+@contextmanager
+def _above_persisted(site: Site) -> Iterator[int]:
+    """persist_dir/agents, open, made where it is missing."""
+    assert site.ground.persist is not None
+    try:
+        os.mkdir("agents", 0o700, dir_fd=site.ground.persist)
+    except FileExistsError:
+        with files.opened(files.enter(site.ground.persist, "agents")) as fd:
+            yield fd
+        return
+    with files.opened(files.enter(site.ground.persist, "agents")) as fd:
+        os.fchmod(fd, PARENTS)
+        yield fd
+
+
+def _make_whole(site: Site, directory: int, *, subvolume: bool, mode: int, owner: tuple[int, int]) -> None:
+    """The agent's own directory or subvolume in `directory`: it has its owner and mode before it has its name."""
+    name, beside = site.agent.name, staging.hidden(site.agent.name)
+    if subvolume:
+        fd = btrfs.create(directory, beside)
+    else:
+        os.mkdir(beside, 0o700, dir_fd=directory)
+        fd = files.enter(directory, beside)
+    try:
+        with files.opened(fd):
+            os.fchown(fd, *owner)
+            os.fchmod(fd, mode)
+            kernel.renameat2(directory, beside, directory, name)
+    except BaseException:
+        _discard(directory, beside)
+        raise
+
+
+def _discard(directory: int, name: str) -> None:
+    with files.opened(files.enter(directory, name)) as fd:
+        subvolume = btrfs.is_subvolume(fd)
+    if subvolume:
+        btrfs.delete(directory, name)
+    else:
+        files.remove_tree(directory, name)
+
+
+def _make_source(site: Site, entry: Persist) -> str:
+    with _persisted(site) as persisted, files.opened(_made_parents(site, persisted, entry.path.parent)) as parent:
+        os.close(staging.made(persisted, parent, entry.path.name, mode=0o700, owner=site.owner))
+    site.origins[entry.path] = Origin("empty")
+    return ""
+
+
+def _make_directory(site: Site, entry: Persist) -> str:
+    with _home(site) as home:
+        os.close(_made_in_home(site, home, entry.path))
+    site.origins[entry.path] = Origin("empty")
+    return ""
+
+
+def _fetch_source(site: Site, action: Fetch) -> str:
+    path = action.entry.path
+    with _persisted(site) as persisted, staging.opened(persisted) as (stage, inside):
+        totals = _fetched(site, action, inside)
+        with files.opened(_made_parents(site, persisted, path.parent)) as parent:
+            staging.publish(stage, inside, parent, path.name)
+    return totals
+
+
+def _fetch_home(site: Site, action: Fetch) -> str:
+    path = action.entry.path
+    with _home(site) as home, staging.opened(home) as (stage, inside):
+        totals = _fetched(site, action, inside)
+        with files.opened(_made_in_home(site, home, path.parent)) as parent:
+            staging.publish(stage, inside, parent, path.name)
+        with files.opened(files.open_beneath(home, path)) as there:
+            if not os.path.sameopenfile(there, inside):
+                raise Unsafe(f"{shown(str(action.path))} was swapped while it was being put in its place", hint=STOP)
+    return totals
+
+
+def _fetched(site: Site, action: Fetch, into: int) -> str:
+    from persist import fetch
+
+    held = action.held
+    totals: Totals = fetch.fetch(held, action.entry.path, into, site.agent.person)
+    site.origins[action.entry.path] = Origin("fetched", held.snapshot, held.host, when(held))
+    return str(totals)
+
+
+def _bind(site: Site, entry: Persist) -> str:
+    with (
+        _home(site) as home,
+        _persisted(site) as persisted,
+        found.source(site.spec, site.agent, entry, persisted) as source,
+    ):
+        if source is None:
+            raise RestoreFailed(f"{shown(str(entry.path))} vanished under persist_dir while it was being bound")
+        with files.opened(_made_in_home(site, home, entry.path)) as target:
+            _bind_open(site, entry, home, (source, target))
+    return ""
+
+
+def _bind_open(site: Site, entry: Persist, home: int, pair: tuple[int, int]) -> None:
+    source, target = pair
+    path = shown(str(site.spec.home(site.agent) / entry.path))
+    if files.names(target):
+        raise HidesData(f"{path} got data while it was being bound", hint=STOP)
+    with files.opened(mounts.placed(source, target)) as mount:
+        # The mount is on the directory that was opened. Where that lies is up to the agent until this moment.
+        if not _appears(home, entry.path, mount):
+            mounts.detach(mount)
+            raise Unsafe(f"{path} was moved away while it was being bound", hint=STOP)
+
+
+def _appears(home: int, path: PurePosixPath, mount: int) -> bool:
+    try:
+        with files.opened(files.open_beneath(home, path, os.O_PATH | os.O_DIRECTORY)) as there:
+            return mounts.mount_id(there) == mounts.mount_id(mount)
+    except (Unsafe, OSError):
+        return False
+
+
+def _made_in_home(site: Site, home: int, path: PurePosixPath) -> int:
+    """Open `path` in the home; every component that is missing is made, the agent's, 0700. No mount is entered."""
+    return _made(home, path, site.spec.home(site.agent), mode=0o700, owner=site.owner)
+
+
+def _made_parents(site: Site, persisted: int, path: PurePosixPath) -> int:
+    return _made(persisted, path, places.persisted(site.spec, site.agent), mode=PARENTS, owner=ROOT)
+
+
+def _made(base: int, path: PurePosixPath, where: Path, *, mode: int, owner: tuple[int, int]) -> int:
+    fd = os.dup(base)
+    try:
+        for part in path.parts:
+            where = where / part
+            below = staging.made(base, fd, part, mode=mode, owner=owner)
+            os.close(fd)
+            fd = below
+    except BaseException as error:
+        os.close(fd)
+        if isinstance(error, (OSError, Unsafe)):
+            raise found.in_the_way(where, error) from error
+        raise
+    return fd
+
+
+@contextmanager
+def _home(site: Site) -> Iterator[int]:
+    with found.maybe_home(site.spec, site.agent, site.ground) as home:
+        if home is None:
+            raise RestoreFailed(f"{shown(str(site.spec.home(site.agent)))} vanished during the restore")
+        yield home
+
+
+@contextmanager
+def _persisted(site: Site) -> Iterator[int]:
+    with found.maybe_persisted(site.spec, site.agent, site.ground) as persisted:
+        if persisted is None:
+            raise RestoreFailed(f"the directory of {site.agent.name} under persist_dir vanished during the restore")
+        yield persisted

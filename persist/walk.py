@@ -1,0 +1,216 @@
+"""A walk through a tree that its owner may change meanwhile: by descriptors, in a fixed number of them, however deep.
+
+No symlink is followed and no mount is entered or asked anything (a FUSE server of the owner's could hang the walk):
+every name is opened with RESOLVE_NO_XDEV first. Nested btrfs subvolumes are no mounts; they are entered and marked.
+The way back up is `..`, checked against what was entered; when somebody moved it, the names lead down again.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from town import btrfs, files, kernel
+from town.failure import Failure, Unsafe
+
+Kind = Literal["file", "symlink", "fifo", "socket", "device", "directory", "subvolume", "unreadable"]
+_KINDS: dict[int, Kind] = {
+    stat.S_IFREG: "file",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFBLK: "device",
+    stat.S_IFCHR: "device",
+    stat.S_IFDIR: "directory",
+}
+_PEEK = os.O_PATH | os.O_NOFOLLOW
+_STAY = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_XDEV
+MOVES = 100  # how often a tree may be moved about under a walk before it gives up
+
+
+class KeepsChanging(Failure):
+    """The tree was moved about faster than it could be read. Trying again may help."""
+
+
+@dataclass(slots=True, eq=False)
+class Directory:
+    """A directory on the way: its name and the one above, never its whole path (that may be megabytes)."""
+
+    name: bytes
+    above: "Directory | None"
+    depth: int
+    length: int  # of the path, in bytes
+    subvolume: bool
+
+    def path(self, name: bytes = b"") -> bytes:
+        """Relative to the top; `name` is something in it."""
+        parts, at = [name] if name else [], self
+        while at.above is not None:
+            parts.append(at.name)
+            at = at.above
+        return b"/".join(reversed(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that is no directory, an empty directory (`directory`), or a `subvolume`, empty or not."""
+
+    directory: Directory
+    name: bytes
+    kind: Kind
+    bytes: int  # apparent size; a file with several names counts once
+
+
+Entered = Callable[[Directory, bytes], bool]
+
+
+@dataclass(slots=True)
+class _Level:
+    directory: Directory
+    identity: tuple[int, int]
+    left: list[bytes] = field(default_factory=list)
+    seen: int = 0
+
+
+def walk(top: int, enter: Entered) -> Iterator[Entry | Directory]:
+    """Everything below the open directory `top`: each Directory before what lies in it, then its entries.
+
+    `enter(directory, name)` says whether a directory is gone into at all. What vanishes meanwhile is left out. Raises
+    KeepsChanging, OSError.
+    """
+    walker = _Walker(top, enter)
+    try:
+        yield from walker.run()
+    finally:
+        os.close(walker.fd)
+
+
+class _Walker:
+    def __init__(self, top: int, enter: Entered) -> None:
+        self.top, self.enter = top, enter
+        self.fd = files.enter(top, ".")
+        self.trail: list[_Level] = []
+        self.linked: set[tuple[int, int]] = set()
+        self.moves = 0
+
+    def run(self) -> Iterator[Entry | Directory]:
+        level = _Level(Directory(b"", None, 0, 0, btrfs.is_subvolume(self.fd)), _identity(self.fd))
+        yield level.directory
+        yield from self._listed(self.fd, level)
+        while True:
+            if level.left:
+                below = self._opened(level.left.pop(), level)
+                if isinstance(below, Entry):
+                    yield below
+                elif below is not None:
+                    level = yield from self._gone_into(*below, level)
+            elif self.trail:
+                level = self.trail.pop()
+                self._up(level)
+            else:
+                return
+
+    def _gone_into(self, fd: int, name: bytes, level: _Level) -> Generator[Entry | Directory, None, _Level]:
+        """List a directory; stay above it when nothing lies below it."""
+        directory = level.directory
+        keep = False
+        try:
+            below = _Level(_inside(directory, name, fd), _identity(fd))
+            yield below.directory
+            yield from self._listed(fd, below)
+            if below.directory.subvolume:
+                yield Entry(directory, name, "subvolume", 0)
+            elif not below.seen:
+                yield Entry(directory, name, "directory", 0)
+            keep = bool(below.left)
+        finally:
+            if not keep:
+                os.close(fd)
+        if not keep:
+            return level
+        self.trail.append(level)
+        os.close(self.fd)
+        self.fd = fd
+        return below
+
+    def _listed(self, fd: int, level: _Level) -> Iterator[Entry]:
+        for found in files.scan(fd):
+            name = os.fsencode(found.name)
+            level.seen += 1
+            if found.is_dir(follow_symlinks=False):
+                if self.enter(level.directory, name):
+                    level.left.append(name)
+            elif (entry := self._entry(fd, name, level.directory)) is not None:
+                yield entry
+
+    def _entry(self, fd: int, name: bytes, directory: Directory) -> Entry | None:
+        try:
+            with files.opened(kernel.openat2(fd, name, _PEEK, 0, _STAY)) as there:
+                found = os.fstat(there)
+        except OSError:  # gone, or something is mounted on it
+            return None
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "unreadable")
+        return Entry(directory, name, kind, 0 if self._counted(found) else found.st_size)
+
+    def _counted(self, found: os.stat_result) -> bool:
+        if found.st_nlink == 1:
+            return False
+        inode = (found.st_dev, found.st_ino)
+        before = inode in self.linked
+        self.linked.add(inode)
+        return before
+
+    def _opened(self, name: bytes, level: _Level) -> tuple[int, bytes] | Entry | None:
+        try:
+            return files.enter(self.fd, name), name
+        except (FileNotFoundError, NotADirectoryError, Unsafe):
+            return None  # gone, or replaced since it was listed
+        except OSError as error:
+            mounted = error.errno == errno.EXDEV
+            return None if mounted else Entry(level.directory, name, "unreadable", 0)
+
+    def _up(self, level: _Level) -> None:
+        above = os.open("..", files.DIRECTORY, dir_fd=self.fd)
+        os.close(self.fd)
+        self.fd = above
+        if _identity(above) != level.identity:
+            self._down_again(level)
+
+    def _down_again(self, level: _Level) -> None:
+        self.moves += 1
+        if self.moves > MOVES:
+            raise KeepsChanging(
+                "the home was moved about while it was being read", hint="stop the agent's processes, then try again"
+            )
+        names, at = [], level.directory
+        while at.above is not None:
+            names.append(at.name)
+            at = at.above
+        try:
+            self._follow(reversed(names))
+        except (OSError, Unsafe):
+            level.left.clear()  # what was left to see there is gone with it
+            return
+        if _identity(self.fd) != level.identity:
+            level.left.clear()
+
+    def _follow(self, names: Iterable[bytes]) -> None:
+        fd = files.enter(self.top, ".")
+        os.close(self.fd)
+        self.fd = fd
+        for name in names:
+            below = files.enter(self.fd, name)
+            os.close(self.fd)
+            self.fd = below
+
+
+def _inside(directory: Directory, name: bytes, fd: int) -> Directory:
+    length = directory.length + len(name) + (directory.above is not None)
+    return Directory(name, directory, directory.depth + 1, length, btrfs.is_subvolume(fd))
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return (found.st_dev, found.st_ino)

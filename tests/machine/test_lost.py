@@ -1,0 +1,231 @@
+"""`persist lost` on real homes: what it counts, what it leaves out, and that no name or tree in a home can harm it."""
+
+import base64
+import json
+import os
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persist.walk import Directory, walk
+from tests.machine import towns
+from tests.machine.towns import ADA, AS_ADA, Town, as_agent, town
+from town import files, kernel
+
+__all__ = ["town"]
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def home(town: Town) -> Path:
+    town.write('["projects", "scratch/results"]')
+    town.persist("restore")
+    return town.agents / "ada"
+
+
+def _write(path: Path, size: int = 1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(size))
+
+
+def _json(town: Town) -> dict[str, Any]:
+    said = town.persist("lost", "ada", "--json")
+    assert said.status == 0
+    (agent,) = json.loads(said.out)["agents"]
+    return agent
+
+
+def _paths(agent: dict[str, Any], key: str = "entries") -> list[str]:
+    return sorted(entry["path"]["text"] for entry in agent[key])
+
+
+def test_a_fresh_home_loses_nothing(town: Town, home: Path) -> None:
+    agent = _json(town)
+    assert (agent["bytes"], agent["files"], agent["entries"]) == (0, 0, [])
+
+
+def test_what_is_declared_is_not_listed_and_everything_else_is(town: Town, home: Path) -> None:
+    for name in ("projects/kept", "scratch/results/kept", "scratch/gone", "payload", ".cache/a/b"):
+        _write(home / name, 10)
+    (home / "link").symlink_to("/etc/passwd")
+    (home / "empty").mkdir()
+    os.mkfifo(home / "pipe")
+    agent = _json(town)
+    assert _paths(agent) == [".cache/a/b", "empty", "link", "payload", "pipe", "scratch/gone"]
+    assert {entry["kind"] for entry in agent["entries"]} == {"file", "directory", "symlink", "fifo"}
+    assert (agent["bytes"], agent["files"]) == (30 + len("/etc/passwd"), 5)
+
+
+def test_it_is_folded_by_directory_largest_first(town: Town, home: Path) -> None:
+    for number in range(30):
+        _write(home / f".cache/pip/{number % 3}/{number}", 1000)
+    _write(home / ".local/share/tool/data/x", 500)
+    _write(home / "todo", 5)
+    said = town.persist("lost", "ada")
+    assert said.status == 0
+    assert said.out.splitlines() == [
+        f"ada: 30.5 kB, 32 files in {home} would be lost at the next boot",
+        "  .cache/pip/…  30.0 kB, 30 files",
+        "  .local/share/tool/data/…  500 B, 1 file",
+        "  todo  5 B, 1 file",
+    ]
+
+
+def test_the_proposal_is_valid_toml_with_git_work_trees_first(town: Town, home: Path) -> None:
+    git = ["git", "-c", "init.defaultBranch=main", "init", "-q", str(home / 'src/a "quoted" \\ tree')]
+    subprocess.run(git, check=True)
+    _write(home / "diary/today.md", 10)
+    _write(home / "app/state.sqlite3", 50_000)
+    _write(home / ".cache/clone/.git/HEAD", 90_000)
+    _write(home / "node_modules/x/readme.md", 90_000)
+    line = next(line for line in town.persist("lost", "ada").out.splitlines() if line.startswith("persist = "))
+    assert tomllib.loads(line)["persist"] == ['src/a "quoted" \\ tree', "app", "diary"]
+
+
+def test_a_proposal_never_overlaps_what_is_declared_and_can_be_pasted(town: Town, home: Path) -> None:
+    for name in ("scratch/notes.md", "new\nline/a.md", "ok/a.md", os.fsdecode(b"\xff/a.md"), "bidi\u202e/a.md"):
+        _write(home / name)
+    proposed = [entry["path"]["text"] for entry in _json(town)["persist"]]
+    assert proposed == ["ok"]
+    town.write('["projects", "scratch/results", "ok"]')
+    assert town.spec.agent("ada").persist[2].path.name == "ok"
+
+
+def test_git_is_never_run(town: Town, home: Path) -> None:
+    ran = town.base / "ran"
+    subprocess.run(["git", "-c", "init.defaultBranch=main", "init", "-q", str(home / "trap")], check=True)
+    (home / "trap/.git/config").write_text(f"[core]\nfsmonitor = touch {ran}\npager = touch {ran}\n")
+    assert town.persist("lost", "ada").status == 0
+    assert not ran.exists()
+
+
+def test_a_hardlink_counts_once(town: Town, home: Path) -> None:
+    _write(home / "a", 1000)
+    os.link(home / "a", home / "b")
+    assert _json(town)["bytes"] == 1000
+
+
+def test_no_symlink_is_followed_and_no_mount_is_entered(town: Town, home: Path) -> None:
+    (home / "out").symlink_to("/etc")
+    (home / "mounted").mkdir()
+    (home / "over").write_text("x")
+    kernel.mount("tmpfs", str(home / "mounted"), "tmpfs", 0, "")
+    (home / "mounted/inside").write_text("x")
+    kernel.mount("/etc/passwd", str(home / "over"), None, 0x1000)  # MS_BIND
+    assert _paths(_json(town)) == ["out"]
+
+
+def test_a_nested_subvolume_is_entered_and_marked(town: Town, home: Path) -> None:
+    made = as_agent(AS_ADA, home, "import subprocess as s; s.run(['btrfs', 'subvolume', 'create', 'deep'], check=True)")
+    assert made.status == 0
+    _write(home / "deep/hidden", 100)
+    agent = _json(town)
+    assert {entry["path"]["text"]: entry["kind"] for entry in agent["entries"]} == {
+        "deep": "subvolume",
+        "deep/hidden": "file",
+    }
+    assert "deep/…  100 B, 1 file  (subvolume)" in town.persist("lost", "ada").out
+
+
+def test_hostile_names_stay_on_their_line_and_are_exact_in_json(town: Town, home: Path) -> None:
+    names = [b"new\nline", b"\x1b[2Jclear", b"\xff\xfe", "bidi\u202etxt".encode(), b"back\\slash"]
+    for name in names:
+        (home / os.fsdecode(name)).write_text("x")
+    said = town.persist("lost", "ada")
+    assert len(said.out.splitlines()) == 1 + len(names)
+    assert "\x1b" not in said.out
+    assert "\u202e" not in said.out
+    found = {base64.b64decode(entry["path"]["base64"]) for entry in _json(town)["entries"]}
+    assert found == set(names)
+
+
+def test_a_tree_of_ten_thousand_levels_is_counted(town: Town, home: Path) -> None:
+    fd = files.open_dir(home)
+    for _ in range(10_000):
+        os.mkdir("d", dir_fd=fd)
+        below = files.enter(fd, "d")
+        os.close(fd)
+        fd = below
+    with files.opened(fd):
+        files.write_beneath(fd, "bottom", bytes(1234))
+    agent = _json(town)
+    assert (agent["bytes"], agent["files"]) == (1234, 1)
+    assert [entry["kind"] for entry in agent["entries"]] == ["too deep"]
+    said = town.persist("lost", "ada")
+    assert "1.2 kB, 1 file" in said.out
+    assert max(map(len, said.out.splitlines())) < 300
+    with files.opened(files.open_dir(home)) as top:
+        files.remove_tree(top, "d")
+
+
+def test_what_nuketown_writes_itself_is_told_apart(town: Town, home: Path) -> None:
+    _write(home / ".gnupg/private-keys-v1.d/key", 100)
+    _write(home / ".config/nuketown/identity.toml", 50)
+    _write(home / ".gnupg-mine", 7)
+    agent = _json(town)
+    assert _paths(agent) == [".gnupg-mine"]
+    assert agent["regenerated"] == {"bytes": 150, "files": 2}
+    assert "back by itself (identity install): 150 B, 2 files" in town.persist("lost", "ada").out
+
+
+def test_a_declared_directory_that_is_not_bound_is_warned_of(town: Town, home: Path) -> None:
+    town.write('["projects", "later"]')
+    _write(home / "later/x", 10)
+    said = town.persist("lost", "ada")
+    assert "warning: ada: later is declared but not bound: 10 B, 1 file" in said.err
+    assert _json(town)["bytes"] == 0
+
+
+def test_a_home_that_is_missing_is_named_and_the_others_are_listed(town: Town) -> None:
+    town.persist("restore", "vox")
+    said = town.persist("lost")
+    assert said.status == 1
+    assert f"persist: error: ada has no home at {town.agents}/ada" in said.err
+    assert "persist: hint: persist restore ada" in said.err
+    assert said.out.startswith("vox: 0 B, 0 files")
+
+
+def test_a_tree_that_is_moved_about_meanwhile_is_read_without_leaving_the_home(town: Town, home: Path) -> None:
+    mover = """
+import itertools, os
+for top in "ab":
+    os.makedirs("%s/1/2/3/4/5" % top)
+    open("%s/1/2/3/4/5/x" % top, "w").close()
+for turn in itertools.count():
+    try:
+        os.rename("a/1/2", "b/other")
+        os.rename("b/1", "a/1/one")
+        os.rename("a/1/one", "b/1")
+        os.rename("b/other", "a/1/2")
+    except OSError: pass
+"""
+    racer = subprocess.Popen([towns.sys.executable, "-c", mover], cwd=home, user=ADA, group=ADA, extra_groups=[])
+    try:
+        for _ in range(60):
+            said = town.persist("lost", "ada", "--json")
+            assert said.status == 0 or "moved about" in said.err
+            if said.status == 0:
+                entries = json.loads(said.out)["agents"][0]["entries"]
+                assert {entry["path"]["text"].rpartition("/")[2] for entry in entries} <= set("abx123450") | {
+                    "one",
+                    "other",
+                }
+    finally:
+        racer.kill()
+        racer.wait()
+
+
+def test_the_way_back_up_is_checked_after_a_directory_was_moved(town: Town, home: Path) -> None:
+    for name in ("b/later/not-mine", "a/later/mine", "a/moved/below/x"):  # read from the last that was made
+        _write(home / name)
+    found = set()
+    with files.opened(files.open_dir(home)) as top:
+        for event in walk(top, lambda _directory, name: name != b"b"):
+            if isinstance(event, Directory) and event.name == b"below":
+                (home / "a/moved").rename(home / "b/moved")
+            elif not isinstance(event, Directory):
+                found.add(event.directory.path(event.name))
+    assert found == {b"a/later/mine", b"a/moved/below/x"}
