@@ -213,11 +213,19 @@ def _rollback_lines(town: Spec, rollback: Rollback) -> Iterator[str]:
     if rollback.failed:
         yield f"rollback: FAILED: {rollback.failed}"
     elif rollback.proof is not None:
-        yield f"rollback: {', '.join(f'{key}={value}' for key, value in rollback.proof)}"
+        yield f"rollback: {_told(rollback.proof)}"
     elif town.town.btrfs is None:
         yield "rollback: none: the town has no [town.btrfs], homes outlive the boot"
     else:
         yield f"rollback: this boot left no proof in {PROOF}"
+
+
+def _told(proof: tuple[tuple[str, str], ...]) -> str:
+    facts = _grouped(proof)
+    aside = f"; set aside: {', '.join(facts['old'])}" if "old" in facts else "; nothing was set aside"
+    return (
+        f"{facts.get('subvolume', ['the subvolume'])[0]} was made blank at boot {facts.get('boot_id', ['?'])[0]}{aside}"
+    )
 
 
 def _lines(town: Spec, report: Report) -> Iterator[str]:

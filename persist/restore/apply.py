@@ -167,14 +167,14 @@ def _discard(directory: int, name: str) -> None:
 def _make_source(site: Site, entry: Persist) -> str:
     with _persisted(site) as persisted, files.opened(_made_parents(site, persisted, entry.path.parent)) as parent:
         os.close(staging.made(persisted, parent, entry.path.name, mode=0o700, owner=site.owner))
-    site.origins[entry.path] = Origin("empty")
+    site.origins[entry.path] = Origin("made here")
     return ""
 
 
 def _make_directory(site: Site, entry: Persist) -> str:
     with _home(site) as home:
         os.close(_made_in_home(site, home, entry.path))
-    site.origins[entry.path] = Origin("empty")
+    site.origins[entry.path] = Origin("made here")
     return ""
 
 

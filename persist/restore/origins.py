@@ -1,6 +1,6 @@
 """Where each declared directory came from: a small record of root's beside the town's state, for `persist status`.
 
-One JSON file for each agent, `STATE/origins/AGENT.json`, 0600: path → how (`fetched` or `empty`), snapshot, host,
+One JSON file for each agent, `STATE/origins/AGENT.json`, 0600: path → how (`fetched` or `made here`), snapshot, host,
 time. It is a note, not a promise: a missing or broken one reads as "kept on this machine".
 """
 
@@ -21,7 +21,7 @@ LIMIT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """How a directory came to this machine; the last three are those of the store's snapshot, empty for `empty`."""
+    """How a directory came to this machine; the last three are those of the store's snapshot, empty for `made here`."""
 
     how: str
     snapshot: str = ""

@@ -37,7 +37,7 @@ def test_a_first_restore_makes_homes_and_binds_what_was_declared(town: Town) -> 
     as_agent(AS_ADA, ada, "open('projects/x', 'w').write('kept')")
     assert (town.persisted / "agents/ada/projects/x").read_text() == "kept"
     assert _owner_mode(town.agents / "vox/notes") == (VOX, 0o700)
-    assert "ada: projects: bound, empty" in said.out
+    assert "ada: projects: bound, made here" in said.out
 
 
 def test_parents_under_persist_dir_are_roots_and_the_leaf_is_the_agents(town: Town) -> None:

@@ -120,7 +120,7 @@ def test_a_reboot_asks_the_store_for_what_is_not_on_this_machine_only(stored: To
     assert said.status == 0
     check(stored.agents / "ada")
     assert "fetch   " + str(stored.persisted) not in said.out
-    assert "ada: projects: bound, empty\n" in said.out
+    assert "ada: projects: bound, made here\n" in said.out
 
 
 def test_what_is_kept_here_needs_no_store(stored: Town) -> None:

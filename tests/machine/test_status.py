@@ -42,7 +42,7 @@ def test_a_town_that_was_restored_is_good(town: Town) -> None:
     assert agent["home"]["since"].startswith("20")
     found = [(item["path"]["text"], item["via"], item["class"], item["state"]) for item in agent["directories"]]
     assert found == [("projects", "bind", "data", "bound"), ("scratch", "bind", "data", "bound")]
-    assert "projects  bound, empty (via bind, data)" in said.out
+    assert "projects  bound, made here (via bind, data)" in said.out
 
 
 def test_a_missing_home_is_broken_and_names_the_next_command(town: Town) -> None:
@@ -103,7 +103,7 @@ def test_the_proof_of_the_rollback_is_shown(town: Town, no_proof: Path) -> None:
     no_proof.write_text("version=1\nboot_id=b\nold=@agents-old/\x1bx\n")
     said = town.persist("status")
     assert said.status == 0
-    assert said.out.splitlines()[0] == "rollback: version=1, boot_id=b, old=@agents-old/\\x1bx"
+    assert said.out.splitlines()[0] == "rollback: the subvolume was made blank at boot b; set aside: @agents-old/\\x1bx"
 
 
 def test_a_rollback_that_failed_is_broken(town: Town, no_proof: Path) -> None:

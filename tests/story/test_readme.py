@@ -11,7 +11,7 @@ from town import process
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("demo")]
 CHECKOUT = Path(__file__).parent.parent.parent
-_BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 # The private machine of the demo, with an empty disk where the README says /dev/sdX.
 _INSIDE = """
