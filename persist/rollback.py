@@ -1,0 +1,155 @@
+"""`persist rollback`: the boot hook itself, run on a live system, in a mount namespace that nobody else sees."""
+
+import argparse
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import initrd
+from persist import device
+from persist.ground import require_root
+from town import btrfs, cli, files, mounts, process, spec
+from town.failure import DONE, Failure, TryLater
+from town.mounts import Mount
+from town.spec import Btrfs, Spec
+from town.terminal import say, shell_word, shown
+
+RUN = Path("/run/nuketown")
+_ERROR, _HINT = b"nuketown: error: ", b"nuketown: hint: "
+_TIMEOUT = 600.0  # seconds: a disk full of unwritten data is flushed first
+
+
+class InUse(TryLater):
+    """Homes are mounted: their owners would go on in a home that was set aside. Trying again later may help."""
+
+
+class Running(TryLater):
+    """Another rollback runs. Trying again may help."""
+
+
+class RollbackFailed(Failure):
+    """The hook ended without a blank @agents; its own words are the message. The next run goes on from there."""
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """Roll back, or with --dry-run say what would be set aside."""
+    town = spec.load(cli.spec_file(arguments))
+    require_root("rollback")
+    if arguments.dry_run:
+        print("\n".join(plan(town)))
+        return DONE
+    roll_back(town)
+    return DONE
+
+
+def plan(town: Spec) -> list[str]:
+    """What a rollback would do, a line for each thing. Raises what `device.top` raises."""
+    with device.top(town) as top:
+        names = _btrfs(town)
+        lines = [line for name in (f"{names.subvolume}.new", names.subvolume) for line in _planned(top, name, names)]
+    return lines or [f"snapshot  {shown(names.blank)} as {shown(names.subvolume)}"]
+
+
+def roll_back(town: Spec) -> None:
+    """Run the hook. Raises InUse, Running, RollbackFailed, or what `device.resolve` raises."""
+    names = _btrfs(town)
+    with _alone():
+        _refuse_in_use(town, device.resolve(names.device))
+        told = {
+            "NUKETOWN_DEVICE": names.device,
+            "NUKETOWN_SUBVOLUME": names.subvolume,
+            "NUKETOWN_BLANK": names.blank,
+        }
+        argv = ["unshare", "--mount", "--propagation", "private", "sh", str(initrd.hook())]
+        done = process.run(argv, env=told, timeout=_TIMEOUT, check=False)
+    if done.status != 0:
+        raise _failed(done)
+    for line in done.err.splitlines():
+        say(shown(line))
+
+
+def _btrfs(town: Spec) -> Btrfs:
+    if town.town.btrfs is None:
+        raise device.NoBtrfs(
+            f"{shown(str(town.file))} has no [town.btrfs]: homes are not rolled back by btrfs here",
+            hint="add [town.btrfs] with the device to the spec; without btrfs nothing is rolled back",
+        )
+    return town.town.btrfs
+
+
+def _planned(top: int, name: str, names: Btrfs) -> Iterator[str]:
+    try:
+        found = os.stat(name, dir_fd=top, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    fresh = found.st_ino == btrfs.FIRST_INODE and _untouched(top, name, names.blank)
+    if not fresh:
+        yield f"set aside {shown(name)} as {shown(names.old)}/…"
+        if name == names.subvolume:
+            yield f"snapshot  {shown(names.blank)} as {shown(name)}"
+    elif name == names.subvolume:
+        yield f"keep      {shown(name)}: it is blank and was never written to"
+    else:
+        yield f"delete    {shown(name)}: it is blank and was never written to"
+
+
+def _untouched(top: int, name: str, blank: str) -> bool:
+    """Blank's child, with the generation that it was made with: nobody ever wrote to it."""
+    btrfs.commit(top)  # generations are those of the last commit
+    with files.opened(files.open_beneath(top, name)) as fd:
+        mine = btrfs.info(fd)
+    try:
+        with files.opened(files.open_beneath(top, blank)) as fd:
+            return mine.parent_uuid == btrfs.info(fd).uuid and mine.generation == mine.origin_generation
+    except FileNotFoundError:
+        return False
+
+
+def _refuse_in_use(town: Spec, source: str) -> None:
+    # This namespace only: an agent can keep a mount alive in a namespace of its own, and must not stop a rollback so.
+    names, directory = _btrfs(town), town.town.agents_dir
+    below = mounts.below(directory)
+    at = [mount for mount in mounts.table() if _shows(mount, names.subvolume, source, directory)]
+    if below or at:
+        where = sorted({shown(mount.target) for mount in [*below, *at]})
+        raise InUse(
+            f"homes are in use: mounted at {', '.join(where[:5])}{' and elsewhere' if len(where) > 5 else ''}",
+            hint=f"stop the agents, then: umount -R {shell_word(str(directory))}",
+        )
+
+
+def _shows(mount: Mount, subvolume: str, source: str, directory: Path) -> bool:
+    """Whether a mount shows @agents or something in it."""
+    if mount.kind != "btrfs":
+        return False
+    homes = b"/" + os.fsencode(subvolume)
+    inside = mount.root == homes or mount.root.startswith(homes + b"/")
+    return inside and (mount.target == os.fsencode(directory) or os.path.realpath(os.fsdecode(mount.source)) == source)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One rollback at a time, by a lock that only root can take and that ends with the process."""
+    with (
+        files.opened(files.open_dir(RUN.parent)) as run,
+        # Its mode must not depend on the umask: agents find their secrets below it.
+        files.opened(files.make_dirs(run, PurePosixPath(RUN.name), mode=0o755, owner=(0, 0))) as ours,
+        files.opened(files.open_beneath(ours, "rollback.lock", os.O_RDWR | os.O_CREAT, 0o600)) as lock,
+    ):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Running("another rollback is running", hint="wait until it has ended") from error
+        yield
+
+
+def _failed(done: process.Done) -> RollbackFailed:
+    """The hook's last error and the hint to it."""
+    lines = done.err.splitlines()
+    what = next((line.removeprefix(_ERROR) for line in reversed(lines) if line.startswith(_ERROR)), b"")
+    hint = next((line.removeprefix(_HINT) for line in reversed(lines) if line.startswith(_HINT)), b"")
+    if not what:
+        return RollbackFailed(f"the hook ended with status {done.status}: {process.last_words(done.err)}")
+    return RollbackFailed(shown(what), hint=shown(hint))

@@ -1,0 +1,135 @@
+"""Two machines with one store: neither loses data, each is told of the other, older data never goes on top unasked."""
+
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from persist import sync as syncing
+from persist.bucket import commits
+from persist.bucket.opening import open_bucket
+from persist.sync import history
+from tests.machine import stores
+from tests.machine.stores import into_new, source
+from tests.machine.test_sync_hostile import objects, plain
+from tests.machine.towns import Town
+
+pytestmark = pytest.mark.root
+Pair = tuple[Town, Town]
+
+
+@pytest.fixture
+def pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Pair:
+    """One town on two machines; the second is empty."""
+    one = plain(tmp_path / "one", capsys)
+    two = Town(tmp_path / "two", "", capsys)
+    two.base.mkdir()
+    shutil.copytree(one.base / "identities", two.base / "identities")
+    text = one.file.read_text()
+    for name in ("agents", "persist"):
+        text = text.replace(f'{name}_dir = "{one.base}/{name}"', f'{name}_dir = "{two.base}/{name}"')
+    two.file.write_text(text)
+    two.agents.mkdir()
+    (two.persisted / "agents").mkdir(parents=True)
+    return one, two
+
+
+def bring(town: Town) -> None:
+    """What a restore on a fresh machine does with ada's projects."""
+    shutil.rmtree(source(town).parent, ignore_errors=True)
+    source(town).parent.mkdir(mode=0o711)
+    into_new(stores.held(town), source(town))
+
+
+def test_an_empty_machine_gets_everything_from_the_store_alone(pair: Pair) -> None:
+    one, two = pair
+    bring(two)
+    assert stores.facts(source(two)) == stores.facts(source(one))
+
+
+def test_a_machine_that_restored_goes_on_and_the_first_one_is_told(pair: Pair) -> None:
+    one, two = pair
+    bring(two)
+    (source(two) / "g").write_text("changed on two")
+    assert two.persist("sync", "ada").status == 0
+    (source(one) / "g").write_text("changed on one")
+    before = objects(one, "")
+    said = one.persist("sync", "ada")
+    assert said.status == 1
+    assert "has synced ada" in said.err
+    assert "--take-over" in said.err
+    assert objects(one, "") == before
+    assert one.persist("sync", "vox").status == 0
+
+
+def test_taking_over_puts_ones_own_on_top_and_keeps_the_others_history(pair: Pair) -> None:
+    one, two = pair
+    bring(two)
+    (source(two) / "g").write_text("changed on two")
+    two.persist("sync", "ada")
+    theirs = stores.held(two)
+    (source(one) / "g").write_text("changed on one")
+    assert one.persist("sync", "--take-over", "ada").status == 0
+    into_new(stores.held(one), one.base / "now")
+    into_new(theirs, one.base / "theirs")
+    assert (one.base / "now/g").read_text() == "changed on one"
+    assert (one.base / "theirs/g").read_text() == "changed on two"
+    assert two.persist("sync", "ada").status == 1
+
+
+def test_data_that_never_came_from_the_store_is_not_put_on_top_of_it(pair: Pair) -> None:
+    _, two = pair
+    source(two).mkdir(parents=True)
+    for name in ("stale1", "stale2"):
+        (source(two) / name).write_text("from long ago")
+    said = two.persist("sync", "ada")
+    assert said.status == 1
+    assert "does not descend from that" in said.err
+
+
+def test_both_at_once_leave_a_fork_that_both_see_alike_and_are_told_once(pair: Pair) -> None:
+    bring(pair[1])
+    heads = {}
+    for town in pair:  # both have looked at the store before either writes
+        (source(town) / "g").write_text(f"on {town.base.name}")
+        bucket = open_bucket(town.spec)
+        heads[town] = (bucket, history.head(town.spec, town.spec.agent("ada"), bucket))
+    for town in pair:
+        bucket, head = heads[town]
+        work = syncing._Sync(town.spec, town.spec.agent("ada"), bucket, syncing.Options(), now=datetime.now(UTC))
+        writer = syncing.Writer(bucket.store, work._keys, work._known(head))
+        work._end(head, writer, work._read(head, writer))
+    names = commits.listed(bucket.store, bucket.keys("ada"))
+    assert [name.generation for name in names] == [1, 2, 2]
+    seen = []
+    for town in pair:
+        town.capsys.readouterr()
+        seen.append(stores.held(town).snapshot)
+        said = town.capsys.readouterr().err
+        assert "two machines synced at once" in said
+        assert all(name.short in said for name in names[1:])
+        stores.held(town)
+        assert town.capsys.readouterr().err == ""
+    assert seen[0] == seen[1]
+    assert sorted(town.persist("sync", "ada").status for town in pair) == [0, 1]  # who lost is told and stops
+
+
+def test_a_second_machine_has_its_own_name_and_keeps_it(pair: Pair) -> None:
+    from persist.sync import local
+
+    one, two = pair
+    assert local.machine(one.spec) != local.machine(two.spec)
+    assert local.machine(one.spec) == local.machine(one.spec)
+    assert os.stat(one.spec.state_dir / "machine").st_mode & 0o777 == 0o600
+
+
+def test_a_broken_record_is_named_and_nothing_is_assumed(pair: Pair) -> None:
+    one, _ = pair
+    record = one.spec.state_dir / "sync/ada.json"
+    for text in ("", "{}", "[]", "\xff", '{"generation": "x"}'):
+        record.write_text(text)
+        said = one.persist("sync", "ada")
+        assert said.status == 1
+        assert "ada.json is damaged" in said.err
