@@ -4,13 +4,14 @@ import os
 import re
 import signal
 import socket
+import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import initrd
 from demo import loopback, manifest
-from demo.teller import Teller
+from demo.teller import NotSo, Teller
 from town import kernel, process
 
 _SUPERBLOCK, _GENERATION = 0x10000, 0x48  # struct btrfs_super_block: u64 generation
@@ -89,6 +90,16 @@ class Machine:
         for target in (f"{self.root}/agents", f"{self.root}/persist"):
             process.run(["umount", "--recursive", "--lazy", target])
         os.close(self.loop)
+        self._wait_until_off()
+
+    def _wait_until_off(self) -> None:
+        """Wait for the killed processes to be gone, and with them the last use of the disk."""
+        file = Path(f"/sys/block/{Path(self.device).name}/loop/backing_file")
+        deadline = time.monotonic() + 20
+        while file.exists() and self.image.name in file.read_text():
+            if time.monotonic() > deadline:
+                raise NotSo(f"{self.device} is still in use 20 s after the power was cut")
+            time.sleep(0.01)
 
     def _generation(self, image: Path) -> bytes:
         with image.open("rb") as file:

@@ -7,9 +7,7 @@ however it ends. What the real machine has is seen read-only; /agents, /persist,
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -23,23 +21,13 @@ _NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | k
 
 def run(story: Callable[[], int], checkout: Path) -> int:
     """Run `story` on such a machine and return its status. SIGINT, SIGTERM and SIGHUP end all of it at once."""
-    scratch = Path(tempfile.mkdtemp(prefix="nuketown-demo-"))
-    ready, told = os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    try:
-        kernel.unshare(kernel.CLONE_NEWPID)  # for the child: pid 1, with whose end all processes end
-        child = os.fork()
-        if child == 0:
-            os.close(ready)
-            _become(story, checkout, scratch, told)
-        os.close(told)
-        _end_with_us(child)
-        os.read(ready, 1)  # returns when the child stands on its own root, or is gone
-        scratch.rmdir()  # now, not at the end: a SIGKILL to us leaves nothing either
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    finally:
-        with suppress(FileNotFoundError):
-            scratch.rmdir()
+    kernel.unshare(kernel.CLONE_NEWPID)  # for the child: pid 1, with whose end all processes end
+    child = os.fork()
+    if child == 0:
+        _become(story, checkout)
+    _end_with_us(child)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -56,7 +44,7 @@ def _end_with_us(child: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 
-def _become(story: Callable[[], int], checkout: Path, scratch: Path, told: int) -> None:
+def _become(story: Callable[[], int], checkout: Path) -> None:
     """The first process of the new machine; never returns."""
     status = 1
     try:
@@ -64,8 +52,7 @@ def _become(story: Callable[[], int], checkout: Path, scratch: Path, told: int) 
         for number in _ENDING:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-        _own_root(scratch, checkout)
-        os.close(told)
+        _own_root(checkout)
         status = story()
     except BaseException as error:
         if not isinstance(error, SystemExit):
@@ -76,9 +63,11 @@ def _become(story: Callable[[], int], checkout: Path, scratch: Path, told: int) 
         os._exit(status)
 
 
-def _own_root(root: Path, checkout: Path) -> None:
+def _own_root(checkout: Path) -> None:
     kernel.unshare(_NAMESPACES)
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    ours = os.open(checkout, os.O_PATH)  # before its path may be covered
+    root = Path("/tmp")  # noqa: S108 - there on every machine: nothing has to be made on it, so nothing can be left
     kernel.mount("tmpfs", str(root), "tmpfs", 0, "mode=0755")
     for name in sorted(set(os.listdir("/")) - LEFT_OUT):
         _show(name, root)
@@ -88,7 +77,8 @@ def _own_root(root: Path, checkout: Path) -> None:
     for name, mode in FRESH.items():
         _fresh(root / name, mode)
     if not (root / checkout.relative_to("/") / "pyproject.toml").exists():  # it lay below a directory that is fresh now
-        _bind(checkout, root / checkout.relative_to("/"))
+        _bind(ours, root / checkout.relative_to("/"))
+    os.close(ours)
     old = root / ".old"
     old.mkdir()
     kernel.pivot_root(str(root), str(old))
@@ -103,27 +93,18 @@ def _show(name: str, root: Path) -> None:
     if source.is_symlink():
         target.symlink_to(source.readlink())
     elif source.is_dir():
-        target.mkdir()
-        tree = kernel.open_tree(kernel_dir := os.open(source, os.O_PATH), "", _CLONE_ALL)
-        os.close(kernel_dir)
-        if name not in WRITABLE:
-            kernel.mount_setattr(tree, add=kernel.MOUNT_RDONLY, recursive=True)
-        _attach(tree, target)
+        fd = os.open(source, os.O_PATH)
+        _bind(fd, target, read_only=name not in WRITABLE)
+        os.close(fd)
 
 
-_CLONE_ALL = kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH | kernel.AT_RECURSIVE
-
-
-def _bind(source: Path, target: Path) -> None:
+def _bind(source: int, target: Path, *, read_only: bool = True) -> None:
+    """What `source` has open, with all that is mounted below it, at `target`."""
     target.mkdir(parents=True, exist_ok=True)
-    fd = os.open(source, os.O_PATH)
-    tree = kernel.open_tree(fd, "", _CLONE_ALL)
-    os.close(fd)
-    kernel.mount_setattr(tree, add=kernel.MOUNT_RDONLY, recursive=True)
-    _attach(tree, target)
-
-
-def _attach(tree: int, target: Path) -> None:
+    flags = kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH | kernel.AT_RECURSIVE
+    tree = kernel.open_tree(source, "", flags)
+    if read_only:
+        kernel.mount_setattr(tree, add=kernel.MOUNT_RDONLY, recursive=True)
     fd = os.open(target, os.O_PATH)
     kernel.move_mount(tree, fd)
     os.close(fd)

@@ -10,6 +10,13 @@ from demo import loopback
 from town import btrfs, kernel, process
 
 
+def pytest_configure() -> None:
+    """Every worker mounts in a namespace of its own: no test sees another's mounts, and none outlives the run."""
+    if os.geteuid() == 0:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without root, tests that need it fail at their start with the reason; they are never quietly left out."""
     for item in items:

@@ -9,7 +9,7 @@ import pytest
 
 from town import process
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.root
 CHECKOUT = Path(__file__).parent.parent.parent
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
