@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
@@ -360,13 +361,38 @@ def test_names_out_of_order_are_refused(town: Town) -> None:
 
 @pytest.mark.parametrize("path", ["/etc", "../x", "a/../b", "", ".", "a//b"])
 def test_a_declared_path_that_leaves_the_home_is_refused(town: Town, path: str) -> None:
-    forge_path(town, path)
+    forge_record(town, lambda record: record["root"][0].update(path=path))
     with pytest.raises(StoreDamaged):
         fetch.newest(town.spec, town.spec.agent("ada"))
 
 
-def forge_path(town: Town, path: str) -> None:
-    """A commit whose declared path is written as it stands, not as a normal path would be."""
+WRONG: dict[str, dict[str, object]] = {
+    "another agent": {"agent": "vox"},
+    "another generation": {"generation": 3},
+    "another machine": {"machine": "f" * 32},
+    "a time without a zone": {"time": "2026-11-21T10:00:00"},
+    "a parent that is no name": {"parent": "../../x"},
+    "packs that are none": {"packs": [["x", 1, 1]]},
+    "a key that is not known": {"run": "rm"},
+    "a root that is no list": {"root": {}},
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_commit_that_says_what_cannot_be_is_refused(town: Town, what: str) -> None:
+    forge_record(town, lambda record: record.update(WRONG[what]))
+    with pytest.raises(StoreDamaged):
+        fetch.newest(town.spec, town.spec.agent("ada"))
+
+
+def test_declared_paths_that_overlap_are_refused(town: Town) -> None:
+    forge_record(town, lambda record: record["root"].append({**record["root"][0], "path": "projects/in"}))
+    with pytest.raises(StoreDamaged, match="overlap"):
+        fetch.newest(town.spec, town.spec.agent("ada"))
+
+
+def forge_record(town: Town, change: Callable[[dict[str, Any]], None]) -> None:
+    """A commit that follows the head, sealed with the right key, whose record says what no sync writes."""
     from persist.bucket.sealing import Seal
 
     bucket = open_bucket(town.spec)
@@ -374,7 +400,7 @@ def forge_path(town: Town, path: str) -> None:
     head = history.head(town.spec, town.spec.agent("ada"), bucket)
     assert head is not None
     record = commits._record(head.commit) | {"generation": 2}
-    record["root"][0]["path"] = path
+    change(record)
     key = f"commits/{keys.place}/{Name(2, head.commit.machine, '9' * 64)}"
     sealed = Seal.of("ada", keys.commit, key).close(
         "commit", 0, packing.packed_record(records.written(record)), last=True

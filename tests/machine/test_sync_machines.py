@@ -133,3 +133,27 @@ def test_a_broken_record_is_named_and_nothing_is_assumed(pair: Pair) -> None:
         said = one.persist("sync", "ada")
         assert said.status == 1
         assert "ada.json is damaged" in said.err
+
+
+def test_an_agent_that_declares_nothing_any_more_keeps_what_the_store_has(pair: Pair) -> None:
+    one, _ = pair
+    before = objects(one, "")
+    bound = one.file.read_text().replace('["projects"]', '[{path = "projects", via = "bind"}]')
+    one.file.write_text(bound)
+    said = one.persist("sync")
+    assert (said.status, said.out) == (0, "ada: nothing to sync yet\nvox: nothing to sync yet\n")
+    assert objects(one, "") == before
+
+
+def test_a_pack_that_vanished_is_said_and_what_is_still_here_is_sent_again(pair: Pair) -> None:
+    one, _ = pair
+    place = open_bucket(one.spec).keys("ada").place
+    (pack,) = objects(one, f"packs/{place}")
+    pack.unlink()
+    said = one.persist("sync", "ada")
+    assert said.status == 0
+    assert "what is still here is sent again" in said.err
+    back = one.base / "back"
+    into_new(stores.held(one), back)
+    assert stores.facts(back) == stores.facts(source(one))
+    assert "nothing new" in one.persist("sync", "ada").out

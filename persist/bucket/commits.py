@@ -1,0 +1,209 @@
+"""A commit names one whole state of one agent. It is an object of its own, written once, after everything it names.
+
+`commits/<place>/<generation>-<machine>-<salt>`: the head is found by a listing, and no object is ever overwritten, so
+two machines that write at once leave two commits, a fork, and neither loses data.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+from persist.bucket import packing, records, trees
+from persist.bucket.keys import SIZE, AgentKeys
+from persist.bucket.packs import Pack
+from persist.bucket.sealing import Seal
+from persist.store import Store, StoreDamaged, StoreForeign, whole
+from town.terminal import shown
+
+MAGIC = b"nuketown commit 1\n"
+LARGEST = 64 << 20  # bytes of a commit, expanded or not
+_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{32})-([0-9a-f]{64})")
+_TOP: dict[str, type | tuple[type, ...]] = {"path": str, "files": int, "bytes": int, "entry": dict}
+_KEYS: dict[str, type | tuple[type, ...]] = {
+    "agent": str, "time": str, "host": str, "machine": str, "generation": int, "parent": (str, type(None)),
+    "root": list, "packs": list, "uid": int, "gid": int,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Name:
+    """The name of a commit; ordered by generation, then machine, then salt."""
+
+    generation: int
+    machine: str
+    salt: str
+
+    def __str__(self) -> str:
+        return f"{self.generation:016x}-{self.machine}-{self.salt}"
+
+    @property
+    def short(self) -> str:
+        """What people call it: the first 12 digits of its salt."""
+        return self.salt[:12]
+
+    @classmethod
+    def parsed(cls, text: str) -> "Name":
+        """The name that `text` is. Raises ValueError."""
+        if not (match := _NAME.fullmatch(text)):
+            raise ValueError(f"{shown(text)} is no name of a commit")
+        return cls(int(match[1], 16), match[2], match[3])
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """One declared path in a commit; `files` counts all below it that is no directory, `bytes` their apparent sizes."""
+
+    path: PurePosixPath
+    entry: trees.Entry
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One whole state. `uid` and `gid` are those that the role `agent` stood for; `packs` hold every piece of it."""
+
+    agent: str
+    time: datetime
+    host: str
+    machine: str
+    generation: int
+    parent: str | None
+    root: tuple[Top, ...]
+    packs: tuple[Pack, ...]
+    uid: int
+    gid: int
+
+    @property
+    def files(self) -> int:
+        """Files of the whole state."""
+        return sum(top.files for top in self.root)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the whole state."""
+        return sum(top.bytes for top in self.root)
+
+    def top(self, path: PurePosixPath) -> Top | None:
+        """What it says of a declared path."""
+        return next((top for top in self.root if top.path == path), None)
+
+
+def write(store: Store, keys: AgentKeys, commit: Commit, *, random: Callable[[int], bytes] = os.urandom) -> Name:
+    """Store a commit; from the moment it appears it is the state. Every pack must be durable already."""
+    name = Name(commit.generation, commit.machine, random(SIZE).hex())
+    key = _key(keys, name)
+    record = packing.packed_record(records.written(_record(commit)))
+    store.put(key, MAGIC + Seal.of(keys.agent, keys.commit, key).close("commit", 0, record, last=True))
+    return name
+
+
+def read(store: Store, keys: AgentKeys, name: Name) -> Commit:
+    """The commit of that name. Raises ObjectMissing, StoreDamaged."""
+    key = _key(keys, name)
+    data = whole(store, key, LARGEST)
+    if not data.startswith(MAGIC):
+        if re.match(rb"nuketown commit [0-9]+\n", data):
+            raise StoreForeign(f"{key} was written by a newer version", hint="install the nuketown that wrote it")
+        raise StoreDamaged(f"{key} is not a commit")
+    record = Seal.of(keys.agent, keys.commit, key).open("commit", 0, data[len(MAGIC) :], last=True)
+    commit = _parsed(records.read(packing.unpacked_record(record, LARGEST), key), key)
+    if (commit.agent, commit.generation, commit.machine) != (keys.agent, name.generation, name.machine):
+        raise StoreDamaged(f"{key} says that it is another commit than its name does")
+    return commit
+
+
+def listed(store: Store, keys: AgentKeys) -> list[Name]:
+    """The names of the agent's commits, oldest generation first. Raises StoreDamaged for a name that is none."""
+    prefix = f"commits/{keys.place}/"
+    try:
+        return sorted(Name.parsed(found.key.removeprefix(prefix)) for found in store.list(prefix))
+    except ValueError as error:
+        raise StoreDamaged(
+            f"{prefix} in the store: {error}", hint="nuketown did not write it: look at it, then remove it"
+        ) from error
+
+
+def head(names: list[Name]) -> Name | None:
+    """The newest commit. Of a fork (several of the newest generation) the one whose name sorts last, everywhere."""
+    return max(names, default=None)
+
+
+def forks(names: list[Name]) -> list[tuple[Name, ...]]:
+    """Commits of one generation, where there are several: written by two machines that did not know of each other."""
+    of: dict[int, list[Name]] = {}
+    for name in names:
+        of.setdefault(name.generation, []).append(name)
+    return [tuple(sorted(same)) for same in of.values() if len(same) > 1]
+
+
+def _key(keys: AgentKeys, name: Name) -> str:
+    return f"commits/{keys.place}/{name}"
+
+
+def _record(commit: Commit) -> dict[str, Any]:
+    return {
+        "agent": commit.agent,
+        "time": commit.time.astimezone(UTC).isoformat(),
+        "host": commit.host,
+        "machine": commit.machine,
+        "generation": commit.generation,
+        "parent": commit.parent,
+        "root": [
+            {"path": str(top.path), "files": top.files, "bytes": top.bytes, "entry": trees.record(top.entry)}
+            for top in commit.root
+        ],
+        "packs": [pack.record for pack in commit.packs],
+        "uid": commit.uid,
+        "gid": commit.gid,
+    }
+
+
+def _parsed(record: Any, what: str) -> Commit:
+    return records.checked(what, lambda fields: _commit(fields, what), record, _KEYS)
+
+
+def _commit(fields: dict[str, Any], what: str) -> Commit:
+    if fields["parent"] is not None:
+        Name.parsed(fields["parent"])
+    time = datetime.fromisoformat(fields["time"])
+    if time.tzinfo is None:
+        raise ValueError("a time without a zone")
+    root = tuple(records.checked(what, lambda top: _top(top, what), each, _TOP) for each in fields["root"])
+    _check_paths([top.path for top in root])
+    return Commit(
+        agent=fields["agent"],
+        time=time,
+        host=fields["host"],
+        machine=fields["machine"],
+        generation=fields["generation"],
+        parent=fields["parent"],
+        root=root,
+        packs=tuple(Pack.parsed(pack) for pack in fields["packs"]),
+        uid=fields["uid"],
+        gid=fields["gid"],
+    )
+
+
+def _top(fields: dict[str, Any], what: str) -> Top:
+    text = fields["path"]
+    path = PurePosixPath(text)
+    parts = path.parts
+    for part in parts:
+        trees.checked_name(os.fsencode(part))
+    if not parts or path.is_absolute() or str(path) != text:
+        raise ValueError(f"the path {shown(text)} that is not declared like this")
+    entry = trees.parsed(fields["entry"], what)
+    if entry.kind != "dir":
+        raise ValueError("a declared path that is no directory")
+    return Top(path, entry, fields["files"], fields["bytes"])
+
+
+def _check_paths(paths: list[PurePosixPath]) -> None:
+    for at, path in enumerate(paths):
+        if any(path == other or path in other.parents or other in path.parents for other in paths[:at]):
+            raise ValueError("declared paths that overlap")

@@ -1,0 +1,137 @@
+"""`persist check`: is the spec right, and with --machine does it fit this machine."""
+
+import argparse
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from town import accounts, cli, machine
+from town.failure import ATTENTION, DONE, BadSpec, Problem
+from town.spec import Agent, Persist, Spec, load
+from town.terminal import shown
+
+_KEPT = (("both", "here and in the store"), ("store", "in the store"), ("bind", "here"))
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """Status 0, or 3 with warnings. Raises BadSpec (78) with every problem, after the JSON document if due."""
+    file = cli.spec_file(arguments)
+    try:
+        spec = load(file)
+        if arguments.machine:
+            machine.refuse_conflicts(spec)
+    except BadSpec as bad:
+        if arguments.json:
+            cli.put_json({"ok": False, "problems": _plain(bad.problems), "warnings": []})
+        raise
+    warnings = (*_file(spec), *(_machine(spec) if arguments.machine else ()))
+    if arguments.json:
+        agents = [{"name": agent.name, "uid": agent.uid, "gid": agent.gid} for agent in spec.agents]
+        cli.put_json({"ok": True, "problems": [], "warnings": _plain(warnings), "agents": agents})
+    else:
+        print("\n".join(_summary(spec)))
+    for warning in warnings:
+        cli.warn("persist", f"{shown(str(file))}: {warning}", warning.cure)
+    return ATTENTION if warnings else DONE
+
+
+def _plain(problems: tuple[Problem, ...]) -> list[dict[str, str]]:
+    return [{"where": problem.where, "what": problem.what, "cure": problem.cure} for problem in problems]
+
+
+def _summary(spec: Spec) -> Iterator[str]:
+    town = spec.town
+    kept = f"data in {shown(str(town.persist_dir))}" if town.persist_dir else "no persist_dir"
+    # Only the place: options of the URL say nothing about where data goes.
+    store = f"store {shown(town.store.partition('?')[0])}" if town.store else "no store"
+    count = f"{len(spec.agents)} agent{'s' if len(spec.agents) != 1 else ''}"
+    yield f"{shown(str(spec.file))} is right: {count}, homes in {shown(str(town.agents_dir))}, {kept}, {store}"
+    width = max(len(agent.name) for agent in spec.agents)
+    for agent in spec.agents:
+        yield f"  {agent.name:{width}}  uid {agent.uid}  {_declared(agent)}"
+
+
+def _declared(agent: Agent) -> str:
+    groups = [(where, [entry for entry in agent.persist if entry.via == via]) for via, where in _KEPT]
+    said = [f"{where}: {', '.join(map(_entry, entries))}" for where, entries in groups if entries]
+    return "; ".join(said) or "keeps nothing"
+
+
+def _entry(entry: Persist) -> str:
+    name = shown(str(entry.path))
+    return name if entry.class_ == "data" else f"{name} ({entry.class_})"
+
+
+def _file(spec: Spec) -> Iterator[Problem]:
+    """Who besides root and the person could change the spec: whoever does is root at the next boot."""
+    file = Path(os.path.realpath(spec.file))
+    for path in (file, *file.parents):
+        if reason := _changeable(spec, path):
+            cure = f"chown and chmod it: root or the human owns it, and nobody else writes {shown(str(path))}"
+            yield Problem("", f"{shown(str(path))} {reason}", cure)
+
+
+def _changeable(spec: Spec, path: Path) -> str:
+    """Why an agent could change what a path holds; empty when none can, or when it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    # In a sticky directory only its owner, and the owner of an entry, can replace the entry.
+    sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
+    for agent in spec.agents:
+        if found.st_uid == agent.uid:
+            return f"belongs to the agent {agent.name}"
+        if found.st_gid == agent.gid and found.st_mode & stat.S_IWGRP and not sticky:
+            return f"can be written by the group of the agent {agent.name}"
+    return "can be written by everybody" if found.st_mode & stat.S_IWOTH and not sticky else ""
+
+
+def _machine(spec: Spec) -> Iterator[Problem]:
+    yield from _directories(spec)
+    yield from _keys(spec)
+    human = spec.town.human
+    if human is not None and accounts.by_name(human.user) is None:
+        what = f"this machine has no account {human.user}"
+        yield Problem("town.human.user", what, "make it, or name the person who uses this machine")
+
+
+def _directories(spec: Spec) -> Iterator[Problem]:
+    for key, path in (("agents_dir", spec.town.agents_dir), ("persist_dir", spec.town.persist_dir)):
+        if path is None:
+            continue
+        named = shown(str(path))
+        if not path.is_dir():
+            yield Problem(f"town.{key}", f"{named} is not there", f"mount it or make it: mkdir -m 0755 {named}")
+        for above in (path, *path.parents):
+            if reason := _changeable(spec, above):
+                yield Problem(f"town.{key}", f"{shown(str(above))} {reason}", "chown it to root, mode 0755 or less")
+    if spec.town.btrfs is not None and spec.town.agents_dir.is_dir() and not os.path.ismount(spec.town.agents_dir):
+        what = f"nothing is mounted on {shown(str(spec.town.agents_dir))}, and the town has btrfs"
+        yield Problem("town.btrfs", what, f"mount the subvolume {spec.town.btrfs.subvolume} there")
+
+
+def _keys(spec: Spec) -> Iterator[Problem]:
+    host, credentials = spec.town.host_key, spec.town.store_credentials
+    if not host.age.exists() and not host.ssh.exists():
+        what = f"neither {shown(str(host.age))} nor {shown(str(host.ssh))} is there: this machine opens no secret"
+        yield Problem("town.host_key", what, f"make one as root: age-keygen -o {shown(str(host.age))}")
+    for key, path in (("host_key.age", host.age), ("host_key.ssh", host.ssh), ("store_credentials", credentials)):
+        if path is not None and (reason := _exposed(path)):
+            yield Problem(f"town.{key}", f"{shown(str(path))} {reason}", "make it root's own: chown root, chmod 0400")
+    if credentials is not None and not credentials.exists():
+        what = f"{shown(str(credentials))} is not there"
+        yield Problem(
+            "town.store_credentials", what, "put the store's key there: an AWS credentials file, root's, 0400"
+        )
+
+
+def _exposed(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    if found.st_uid != 0:
+        return f"belongs to uid {found.st_uid}"
+    return "can be read or written by others than root" if found.st_mode & 0o077 else ""

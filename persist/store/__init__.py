@@ -1,0 +1,143 @@
+"""Where a town's data lies away from its homes: objects by key, behind one protocol. `open_store` chooses by URL.
+
+A store is not trusted: whoever runs it may read, change, drop and replay objects. What makes that harmless is in
+`persist.bucket`; a store only promises that what it acknowledged is durable and that an object appears whole.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from town.failure import Failure, TryLater
+from town.spec import Spec
+from town.terminal import shown
+
+_KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}(/[a-z0-9][a-z0-9._-]{0,199}){0,7}")
+INIT = "`persist init --store` makes it, once"
+
+
+class StoreMissing(Failure):
+    """There is no store where the spec says, or it is empty. Never taken for "nothing to restore"."""
+
+
+class StoreForeign(Failure):
+    """What lies there is not a store of this town, or of a version that this program does not know."""
+
+
+class StoreDamaged(Failure):
+    """An object is missing, cut short, changed or not what its name says."""
+
+
+class StoreOlder(Failure):
+    """The store shows an older state than this machine has seen: somebody put it back, or dropped what was newer."""
+
+
+class StoreFull(Failure):
+    """No space is left where the store lies. Nothing that was there is lost."""
+
+
+class StoreDenied(Failure):
+    """The store may not be read or written with the rights at hand."""
+
+
+class StoreUnreachable(TryLater):
+    """The store did not answer. Trying again may help."""
+
+
+class KeyMismatch(Failure):
+    """The store's key is not the one that the lock beside the spec names."""
+
+
+class ObjectMissing(StoreDamaged):
+    """An object that was asked for by its key is not there."""
+
+
+class ObjectExists(Failure):
+    """An object of that key is there already; it was not touched."""
+
+
+class BadKey(Failure):
+    """A key that no object may have: it would leave the store or hide in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One object of a listing; `size` in bytes."""
+
+    key: str
+    size: int
+
+
+class Store(Protocol):
+    """Objects by key. Every call may raise StoreUnreachable, StoreDenied, BadKey; writes also StoreFull."""
+
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """The bytes from `offset`, at most `length` (fewer where the object ends). Raises ObjectMissing."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store an object under a new key, whole and durable. Raises ObjectExists where the store can tell."""
+        ...
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Like `put`; False when the key is taken. Of several at once exactly one gets True."""
+        ...
+
+    def replace_if_unchanged(self, key: str, old: bytes, new: bytes) -> bool:
+        """Put `new` where exactly `old` is; False when it is not. Of several at once at most one gets True."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[Found]:
+        """Every object whose key starts with `prefix`, in the order of the keys."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object, durably; one that is not there is no error."""
+        ...
+
+    def size(self, key: str) -> int:
+        """The object's length in bytes. Raises ObjectMissing."""
+        ...
+
+
+def checked_key(key: str) -> str:
+    """`key` when an object may have it: `[a-z0-9][a-z0-9._-]*` components, no `..`. Raises BadKey."""
+    if not _KEY.fullmatch(key):
+        raise BadKey(
+            f"{shown(key)} is no key of a store", hint="keys are lower-case letters, digits, `.`, `_`, `-`, `/`"
+        )
+    return key
+
+
+def whole(store: Store, key: str, limit: int) -> bytes:
+    """An object that may have at most `limit` bytes. Raises ObjectMissing, StoreDamaged when it is larger."""
+    data = store.get(key, 0, limit + 1)
+    if len(data) > limit:
+        raise StoreDamaged(f"{shown(key)} in the store is larger than the {limit:,} bytes that it may have")
+    return data
+
+
+def open_store(spec: Spec, *, make: bool = False) -> Store:
+    """The store that the spec names; with `make`, its directory is made when it is missing.
+
+    Raises StoreMissing, StoreDenied, Unsafe. Whose store it is, `persist.bucket.opening` finds out.
+    """
+    url = spec.town.store
+    if url is None:
+        raise StoreMissing(
+            f"{shown(str(spec.file))}: the town has no store",
+            hint="set town.store, for example file:///var/lib/nuketown/store",
+        )
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        from persist.store.directory import DirectoryStore
+
+        path = Path(unquote(parts.path))
+        return DirectoryStore.make(path) if make else DirectoryStore(path)
+    raise Failure(
+        f"town.store: {shown(parts.scheme)}:// is not carried out by this version, which knows file:// stores only",
+        hint="use a directory, for example file:///var/lib/nuketown/store",
+    )
