@@ -1,5 +1,5 @@
 # `make demo` and `make test` are all a person needs; both install what is missing. See README.md.
-.PHONY: help demo test check unit setup clean
+.PHONY: help demo test check unit prove bench setup clean
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 WORKERS ?= 2
@@ -24,6 +24,12 @@ check: setup ## style, types, layers, shell
 
 unit: setup ## the tests that need no root
 	$(BIN)/pytest -q -n $(WORKERS) -m "not root"
+
+prove: setup check ## every test with ten times the samples, and the benchmarks; writes docs/proof.md (root)
+	@$(BIN)/python tools/prove.py
+
+bench: setup ## sync, restore and the hook beside their peers (root)
+	@$(BIN)/python -m bench
 
 setup: ## Debian packages (root) and the Python environment in .venv
 	@tools/setup

@@ -11,6 +11,7 @@ import pytest
 
 from demo import loopback
 from tests.machine import rollbackdisk as disk
+from tests.scale import SEED, times
 from town import btrfs, files, process
 
 pytestmark = pytest.mark.root
@@ -87,8 +88,8 @@ def test_a_hook_killed_at_any_moment_loses_nothing_and_the_next_run_finishes(
 ) -> None:
     disk.lay_out(btrfs_top)
     initrd = disk.make_initrd(tmp_path / "initrd", "dash")
-    moments = random.Random(4)
-    for number in range(20):
+    moments = random.Random(SEED)
+    for number in range(times(20)):
         disk.put(btrfs_top, "@agents/payload", b"home %d" % number)
         before = disk.payloads(btrfs_top)
         _run_in_a_group(initrd.argv(btrfs_device), moments.uniform(0.005, 0.05))

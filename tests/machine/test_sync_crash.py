@@ -19,6 +19,7 @@ from persist.sync import local
 from tests.machine import stores
 from tests.machine.stores import Fact, into_new, source, with_store
 from tests.machine.towns import Town, town
+from tests.scale import times
 from town import btrfs, files
 
 __all__ = ["town"]
@@ -86,12 +87,12 @@ def test_killed_at_sampled_moments_the_last_commit_restores_and_the_next_sync_co
     assert in_a_child(made, lambda: None) == 0
     took = time.monotonic() - start
     killed = 0
-    for _ in range(12):
+    for _ in range(times(12)):
         before = stores.facts(source(made))
         edited(made, random)
         killed += in_a_child(made, lambda: None, kill_after=random.uniform(0, took)) == -signal.SIGKILL
         whole(made, before, stores.facts(source(made)))
-    assert killed >= 6  # else this proved little
+    assert killed >= times(6)  # else this proved little
 
 
 def killing_at(where: object, name: str, number: int, *, after: bool) -> Callable[[], None]:

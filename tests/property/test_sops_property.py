@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.scale import times
 from town import sops
 from town.sops.nodes import resolve
 from town.sops.values import float_text
@@ -38,7 +39,7 @@ agents = parts.filter(lambda part: part != "sops" and not part.endswith("_unencr
 paths = st.tuples(agents, parts.filter(lambda part: not part.endswith("_unencrypted"))).map("/".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(60), deadline=None)
 @given(trees)
 def test_what_is_created_is_loaded_again(tree: dict[str, Any]) -> None:
     loaded = sops.load(sops.create(tree, [HOST], now=NOW), "f", KEYS).tree
@@ -54,7 +55,7 @@ def kept(before: bytes, after: bytes) -> Iterator[bytes]:
             yield line
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(60), deadline=None)
 @given(st.dictionaries(paths, texts, max_size=6), st.dictionaries(paths, texts, min_size=1, max_size=4))
 def test_an_update_adds_and_sets_and_leaves_every_other_line(first: dict[str, str], changes: dict[str, str]) -> None:
     document = sops.load(sops.update(empty(), first, now=NOW), "f", KEYS)
@@ -69,7 +70,7 @@ def empty() -> sops.Document:
     return sops.load(sops.create({}, [HOST], now=NOW), "f", KEYS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=times(40), deadline=None)
 @given(st.dictionaries(paths, texts, min_size=1, max_size=3))
 def test_an_update_of_a_file_by_go_sops_leaves_every_other_line(changes: dict[str, str]) -> None:
     before = (FIXTURES / "age-two-recipients.yaml").read_bytes()
@@ -109,7 +110,7 @@ damage = st.lists(
 GOOD = [(FIXTURES / name).read_bytes() for name in ("age-two-recipients.yaml", "encrypted-regex.yaml")]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=times(150), deadline=None)
 @given(st.sampled_from(GOOD), damage)
 @example(GOOD[0], [(0, 4000, b"")])
 def test_a_damaged_file_is_refused_or_still_says_the_same(good: bytes, edits: list[tuple[int, int, bytes]]) -> None:
@@ -125,7 +126,7 @@ def test_a_damaged_file_is_refused_or_still_says_the_same(good: bytes, edits: li
         assert document.get(path) == sops.load(good, "f", KEYS).get(path)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(100), deadline=None)
 @given(st.binary(max_size=300))
 def test_no_bytes_end_in_a_traceback(data: bytes) -> None:
     for text in (data, b"sops:\n" + data, GOOD[0] + data):
@@ -135,7 +136,7 @@ def test_no_bytes_end_in_a_traceback(data: bytes) -> None:
             continue
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=times(200), deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_float_is_written_without_an_exponent_and_read_back_equal(number: float) -> None:
     text = float_text(number)
@@ -143,7 +144,7 @@ def test_a_float_is_written_without_an_exponent_and_read_back_equal(number: floa
     assert float(text) == number
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=times(200), deadline=None)
 @given(st.text("+-.0123456789_xXoObBeEaAfFiInN~TZ:<", max_size=12))
 def test_every_plain_scalar_is_resolved_or_refused(text: str) -> None:
     try:

@@ -1,12 +1,11 @@
 # ruff: noqa: E501 - long lists of odd values
 """No input, however broken, ends in anything but a Spec or a BadSpec; what is written and read is equal.
 
-NUKETOWN_EXAMPLES multiplies how many examples are tried: NUKETOWN_EXAMPLES=100 for a long search.
+NUKETOWN_SCALE multiplies how many examples are tried: NUKETOWN_SCALE=100 for a long search.
 """
 
 import copy
 import datetime
-import os
 import string
 import tomllib
 from pathlib import Path
@@ -16,6 +15,7 @@ import tomlkit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.scale import times
 from town import grammar, presets, spec, terminal
 from town.failure import BadSpec
 from town.spec import Spec
@@ -24,7 +24,7 @@ EXAMPLE = Path(__file__).parent.parent / "fixtures/town.toml"
 TREE = tomllib.loads(EXAMPLE.read_text())
 FILE = Path("/etc/nuketown/town.toml")
 bounded = settings(
-    max_examples=int(150 * float(os.environ.get("NUKETOWN_EXAMPLES", "1"))),
+    max_examples=times(150),
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),

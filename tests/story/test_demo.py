@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.scale import SEED, times
+
 pytestmark = pytest.mark.root
 CHECKOUT = Path(__file__).parent.parent.parent
 DEMO = [sys.executable, "-m", "demo"]
-INTERRUPTIONS = int(os.environ.get("NUKETOWN_INTERRUPTIONS", "3"))
 
 
 PLACES = ("/agents", "/persist", "/vega", "/images", "/backup", "/josh", "/look", "/etc/nuketown", "/run/nuketown")
@@ -66,9 +67,9 @@ def _interrupted(how: signal.Signals, after: float) -> int:
     return told.wait(30)
 
 
-@pytest.mark.parametrize("turn", range(INTERRUPTIONS))
+@pytest.mark.parametrize("turn", range(times(3)))
 def test_an_interrupted_demo_leaves_nothing(turn: int) -> None:
-    dice = random.Random(turn)
+    dice = random.Random(SEED + turn)
     how = [signal.SIGINT, signal.SIGKILL, signal.SIGTERM][turn % 3]
     before = _left()
     status = _interrupted(how, dice.uniform(0.2, 1.8))

@@ -16,6 +16,7 @@ from persist.bucket.packs import Pack
 from persist.bucket.trees import Entry
 from persist.store import StoreDamaged
 from persist.store.memory import MemoryStore
+from tests.scale import times
 
 KEYS = AgentKeys.of(TownKey(bytes(32)), "ada")
 
@@ -78,7 +79,7 @@ def test_no_two_objects_have_one_key_or_name() -> None:
     assert writers[0].closed()[1] != writers[1].closed()[1]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=times(40), deadline=None)
 @given(st.lists(st.binary(max_size=60), max_size=300), st.integers(0, 3))
 def test_every_content_comes_back(pieces: list[bytes], more: int) -> None:
     shelf = Shelf()
@@ -133,7 +134,7 @@ NAMES = st.binary(min_size=1, max_size=255).filter(lambda name: name not in (b".
 FACTS = st.tuples(st.integers(0, 0o7777), st.integers(-(2**62), 2**62), st.binary(max_size=9))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(60), deadline=None)
 @given(st.dictionaries(NAMES, FACTS, max_size=40))
 def test_every_listing_comes_back_sorted(named: dict[bytes, tuple[int, int, bytes]]) -> None:
     entries = [
@@ -169,7 +170,7 @@ RECORDS = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=times(200), deadline=None)
 @given(RECORDS)
 def test_no_record_ends_in_anything_but_an_entry_or_damage(record: object) -> None:
     with suppress(StoreDamaged):

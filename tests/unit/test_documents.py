@@ -18,6 +18,7 @@ from identity.documents import documents, git_config
 from identity.halves import BadKey, GpgKey, Halves, SshKey
 from identity.lock import Entry, allowed_signers, parse, principal, text
 from identity.markdown import block, code
+from tests.scale import times
 from town import spec as specs
 from town.failure import BadSpec
 from town.process import run
@@ -115,7 +116,7 @@ def test_no_description_ends_its_section(description: str) -> None:
     assert about.content == description + end
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(60), deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=60))
 def test_a_code_span_shows_exactly_its_text(line: str) -> None:
     (inline,) = [token for token in MarkdownIt("commonmark").parse(f"- {code(line)}: x") if token.type == "inline"]
@@ -124,7 +125,7 @@ def test_a_code_span_shows_exactly_its_text(line: str) -> None:
     assert (first.type, first.content) == ("code_inline", line)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(60), deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs"]) | st.sampled_from("`\n~#>"), max_size=80))
 def test_a_block_shows_exactly_its_text(lines: str) -> None:
     tokens = MarkdownIt("commonmark").parse(f"{block(lines)}\n\n# after")
@@ -132,7 +133,7 @@ def test_a_block_shows_exactly_its_text(lines: str) -> None:
     assert tokens[0].content in (lines, lines + "\n")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=times(40), deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]) | st.sampled_from("\n\t"), max_size=120))
 def test_whatever_the_spec_admits_is_read_back(description: str) -> None:
     spec = town()

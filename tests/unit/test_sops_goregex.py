@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.scale import times
 from town.sops.goregex import BadPattern, GoRegex
 
 
@@ -113,14 +114,14 @@ pattern = st.lists(st.tuples(piece, st.sampled_from(["", "", "*", "+", "?", "{2}
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(300), deadline=None)
 @given(pattern, st.text("abx", max_size=8))
 def test_the_answers_are_those_of_python_where_the_two_agree(text_of_pattern: str, text: str) -> None:
     expected = re.search(text_of_pattern, text, re.ASCII) is not None
     assert GoRegex(text_of_pattern).search(text) is expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(300), deadline=None)
 @given(st.text(r"ab()[]{}*+?|\^$.-:<>=!P,12is&~", max_size=20), st.text("ab-", max_size=8))
 def test_no_text_breaks_the_parser(any_text: str, text: str) -> None:
     with warnings.catch_warnings():
