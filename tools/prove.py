@@ -17,8 +17,8 @@ The last full run, by `make prove` on {date}: kernel {kernel}, {progs}, Python {
     NUKETOWN_SCALE={scale} NUKETOWN_SEED={seed}
 {tests}
 
-`NUKETOWN_SCALE` multiplies the seeded samples of every `make test`: property examples, kills of the hook and of a sync, interrupted
-demos. The kills at every single step run whole in both.
+`NUKETOWN_SCALE` multiplies the seeded samples of every `make test`: property examples, kills of the hook and of a
+sync, interrupted demos. The kills at every single step run whole in both.
 
 ## Benchmarks (`make bench`)
 {bench}
