@@ -47,8 +47,8 @@ def xattrs(fd: int | str) -> tuple[trees.Xattrs, bool]:
 
 
 def _all(fd: int, size: int) -> bytes:
-    data = os.read(fd, size + 1)  # one more, to see that it grew
-    while 0 < len(data) < size and (more := os.read(fd, size + 1 - len(data))):
+    data = os.pread(fd, size + 1, 0)  # one more, to see that it grew
+    while 0 < len(data) < size and (more := os.pread(fd, size + 1 - len(data), len(data))):
         data += more
     return data
 

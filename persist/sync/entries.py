@@ -1,4 +1,4 @@
-"""What one name of a directory is: its entry for the listing, made from what is open, not from what a name says later."""
+"""What one name of a directory is: its entry for the listing, made from what is open and not from the name again."""
 
 import errno
 import hashlib
