@@ -68,6 +68,9 @@ Act = Callable[[], What]
 
 def install(home: Path, person: Person, pieces: list[HomeFile], keyring: Keyring | None, *, dry: bool) -> list[Piece]:
     """Bring every piece into a home, each by itself. Raises NoHome, HomeFailed; a piece that fails is in the list."""
+    # Imported now: the child sees its home over /tmp, and may not be allowed to read where this program lies.
+    from identity import keyrings  # noqa: F401
+
     with files.opened(_open_home(home, person)) as fd:
         return _as_person(person, fd, lambda here: _work(here, fd, pieces, keyring, dry), home)
 
