@@ -15,6 +15,7 @@ import pytest
 
 from identity import cli
 from identity.keys import gpg, openpgp, ssh
+from tests import reach
 from town import sops
 from town.process import Person, run
 
@@ -383,8 +384,9 @@ def test_a_uid_without_an_account_can_run_gen(town: Town) -> None:
     for path in town.root.parents[: len(town.root.parents) - 2]:  # pytest's own directories are 0700
         path.chmod(0o755)
     code = "import sys; from identity.cli import main; sys.exit(main(sys.argv[1:]))"
-    env = {"SOPS_AGE_KEY_FILE": str(town.human), "PYTHONPATH": str(Path(cli.__file__).parents[1])}
-    run([sys.executable, "-c", code, "--spec", town.spec, "gen", "--all"], env=env, person=NOBODY)
+    with reach.checkout() as (_, packages):
+        env = {"SOPS_AGE_KEY_FILE": str(town.human)} | packages
+        run([reach.PYTHON, "-c", code, "--spec", town.spec, "gen", "--all"], env=env, person=NOBODY)
     assert (town.root / "identities/ada/ssh.pub").stat().st_uid == NOBODY.uid
     _whole(town)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from identity import cli, tenant
+from tests import reach
 from town import files
 from town.process import Done, Person, run
 
@@ -311,7 +312,9 @@ def test_a_dry_run_installs_nothing(town: Town) -> None:
 
 
 def test_an_ordinary_user_is_told_that_root_is_needed(town: Town) -> None:
-    done = run([*_argv(town.spec), "install"], env=_env(), person=ADA, check=False)
+    with reach.checkout() as (_, packages):
+        argv = [reach.PYTHON, "-m", "identity.cli", "--spec", str(town.spec), "install"]
+        done = run(argv, env=_env() | packages, person=ADA, check=False)
     assert done.status == 1
     assert b"needs root" in done.err
 

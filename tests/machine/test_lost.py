@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from persist.walk import Directory, walk
-from tests.machine import towns
 from tests.machine.towns import ADA, AS_ADA, Town, as_agent, town
+from tests.reach import PYTHON
 from town import files, kernel
 
 __all__ = ["town"]
@@ -202,7 +202,7 @@ for turn in itertools.count():
         os.rename("b/other", "a/1/2")
     except OSError: pass
 """
-    racer = subprocess.Popen([towns.sys.executable, "-c", mover], cwd=home, user=ADA, group=ADA, extra_groups=[])
+    racer = subprocess.Popen([PYTHON, "-c", mover], cwd=home, user=ADA, group=ADA, extra_groups=[])
     try:
         for _ in range(60):
             said = town.persist("lost", "ada", "--json")

@@ -2,13 +2,13 @@
 
 import os
 import stat
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from persist.restore import found
+from tests import reach
 from tests.machine import towns
 from tests.machine.towns import ADA, AS_ADA, VOX, Town, as_agent, town
 from town import files, kernel, mounts, process
@@ -301,8 +301,9 @@ def test_one_restore_of_an_agent_at_a_time(town: Town) -> None:
 
 def test_without_root_it_says_so(town: Town) -> None:
     town.file.chmod(0o644)
-    with files.opened(os.open(town.file, os.O_RDONLY)) as fd:  # the directory above is the test's alone
-        argv = [sys.executable, "-m", "persist.cli", "--spec", f"/proc/self/fd/{fd}", "restore"]
-        done = process.run(argv, person=AS_ADA, cwd=Path(__file__).parents[2], check=False, fds=(fd,))
+    # The directory above the spec is the test's alone, so it is given open.
+    with files.opened(os.open(town.file, os.O_RDONLY)) as fd, reach.checkout() as (place, packages):
+        argv = [reach.PYTHON, "-m", "persist.cli", "--spec", f"/proc/self/fd/{fd}", "restore"]
+        done = process.run(argv, person=AS_ADA, env=packages, cwd=place, check=False, fds=(fd,))
     assert done.status == 1
     assert done.err.startswith(b"persist: error: persist restore needs root")

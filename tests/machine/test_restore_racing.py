@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import pytest
 
 from tests.machine import towns
 from tests.machine.towns import ADA, VOX, Town, town
+from tests.reach import PYTHON
 from town import kernel, mounts
 
 __all__ = ["town"]
@@ -49,7 +49,7 @@ for turn in itertools.count():
 @contextmanager
 def _racing(home: Path, outside: Path, seed: int) -> Iterator[subprocess.Popen[bytes]]:
     racer = subprocess.Popen(
-        [sys.executable, "-c", RACER, str(outside), str(seed)], cwd=home, user=ADA, group=ADA, extra_groups=[]
+        [PYTHON, "-c", RACER, str(outside), str(seed)], cwd=home, user=ADA, group=ADA, extra_groups=[]
     )
     try:
         yield racer

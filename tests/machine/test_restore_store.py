@@ -15,6 +15,7 @@ import pytest
 from persist import cli
 from persist.restore import staging
 from tests.machine.towns import ADA, AS_ADA, Town, as_agent, town
+from tests.reach import PYTHON
 from town import btrfs, files, kernel, mounts, process
 
 __all__ = ["town"]
@@ -309,7 +310,7 @@ print(sorted(seen))
 """
     home = stored.agents / "ada"
     racer = subprocess.Popen(
-        [sys.executable, "-c", watcher], cwd=home, user=ADA, group=ADA, extra_groups=[], stdout=subprocess.PIPE
+        [PYTHON, "-c", watcher], cwd=home, user=ADA, group=ADA, extra_groups=[], stdout=subprocess.PIPE
     )
     try:
         for _ in range(15):

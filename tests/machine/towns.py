@@ -5,7 +5,6 @@ A module that uses the fixture `town` imports it by that name. Everything it mou
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from persist import cli
+from tests.reach import PYTHON
 from town import btrfs, files, kernel, mounts, process, spec
 from town.process import Person
 
@@ -84,7 +84,7 @@ class Town:
 
 def as_agent(person: Person, home: Path, program: str, *, check: bool = True) -> process.Done:
     """Python source run as the agent, in its home."""
-    return process.run([sys.executable, "-c", program], person=person, cwd=home, check=check, env={"HOME": str(home)})
+    return process.run([PYTHON, "-c", program], person=person, cwd=home, check=check, env={"HOME": str(home)})
 
 
 def undo(path: Path) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import reach
 from tests.scale import SEED, times
 
 pytestmark = pytest.mark.root
 CHECKOUT = Path(__file__).parent.parent.parent
+MARK = os.urandom(8).hex().encode()  # in the environment of this run's demos, and of no other's
 DEMO = [sys.executable, "-m", "demo"]
 
 
@@ -30,6 +32,10 @@ def _read(paths: Iterable[str]) -> list[bytes]:
     return texts
 
 
+def _marked() -> dict[str, str]:
+    return os.environ | {"DEMO_MARK": MARK.decode()}
+
+
 def _left() -> dict[str, object]:
     """What a demo could leave on the machine. Other tests run beside this one: only what is a demo's counts."""
     marks = [b" %s " % os.fsencode(place) for place in PLACES]
@@ -41,9 +47,7 @@ def _left() -> dict[str, object]:
             for text in _read(f"/sys/block/{name}/loop/backing_file" for name in os.listdir("/sys/block"))
             if b"/images/signi" in text or b"/images/vega" in text
         ],
-        "processes": sum(
-            b"\0-m\0demo\0" in text for text in _read(f"/proc/{name}/cmdline" for name in os.listdir("/proc"))
-        ),
+        "processes": sum(MARK in text for text in _read(f"/proc/{name}/environ" for name in os.listdir("/proc"))),
         "places": [name for name in PLACES if Path(name).exists()],
         "accounts": Path("/etc/passwd").read_bytes() + Path("/etc/group").read_bytes(),
         "host name": os.uname().nodename,
@@ -53,7 +57,7 @@ def _left() -> dict[str, object]:
 def test_the_whole_story_holds_and_leaves_nothing() -> None:
     before = _left()
     start = time.monotonic()
-    done = subprocess.run(DEMO, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(DEMO, cwd=CHECKOUT, env=_marked(), capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "facts hold" in done.stdout
     assert _left() == before
@@ -61,7 +65,7 @@ def test_the_whole_story_holds_and_leaves_nothing() -> None:
 
 
 def _interrupted(how: signal.Signals, after: float) -> int:
-    told = subprocess.Popen(DEMO, cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    told = subprocess.Popen(DEMO, cwd=CHECKOUT, env=_marked(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(after)
     told.send_signal(how)
     return told.wait(30)
@@ -81,9 +85,11 @@ def test_an_interrupted_demo_leaves_nothing(turn: int) -> None:
 
 
 def test_without_root_it_says_that_it_needs_root() -> None:
-    for command in (DEMO, ["make", "-s", "-C", str(CHECKOUT), "demo"]):
-        done = subprocess.run(
-            command, cwd=CHECKOUT, user=65534, group=65534, extra_groups=[], capture_output=True, text=True, check=False
-        )
-        assert done.returncode != 0
-        assert "needs root" in done.stderr
+    with reach.checkout() as (place, packages):
+        for command in ([reach.PYTHON, "-m", "demo"], ["make", "-s", "demo"]):
+            done = subprocess.run(
+                command, cwd=place, env=os.environ | packages, user=65534, group=65534, extra_groups=[],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode != 0
+            assert "needs root" in done.stderr
