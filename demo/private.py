@@ -52,8 +52,11 @@ def _become(story: Callable[[], int], checkout: Path) -> None:
         for number in _ENDING:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        os.umask(0o022)  # whatever root's own is: homes and mount points here are entered by agents
         _own_root(checkout)
         status = story()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody listens any more
     except BaseException as error:
         if not isinstance(error, SystemExit):
             sys.excepthook(type(error), error, error.__traceback__)

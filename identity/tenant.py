@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import stat
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,7 +24,8 @@ from town.terminal import shown
 What = Literal["made", "rewritten", "kept", "failed"]
 TIMEOUT = 60.0  # seconds for one home: an agent can stop its own processes, but not the next agent's installation
 _REPORT_LIMIT = 1 << 20  # bytes
-_SHORT = Path("/tmp")  # noqa: S108 - hidden by the home in a mount namespace of the child's own
+_SHORT = Path("/run/nuketown/home")  # root's, empty; the home appears there in a mount namespace of the child's own
+_GRACE = 2.0  # seconds for the kernel to take a killed child apart
 
 
 class NoHome(Failure):
@@ -98,9 +100,24 @@ def _as_person(person: Person, home: int, work: Work, path: Path) -> list[Piece]
         with files.opened(reading):
             report = _read_all(reading, time.monotonic() + TIMEOUT)
     finally:
-        os.kill(child, signal.SIGKILL)  # it has ended, or its time is over
-        _, status = os.waitpid(child, 0)
+        status = _ended(child)
     return _pieces(report, status)
+
+
+def _ended(child: int) -> int:
+    """How the child ended: by itself, or now. Raises HomeFailed when not even SIGKILL ends it in time."""
+    os.kill(child, signal.SIGKILL)
+    until = time.monotonic() + _GRACE
+    while time.monotonic() < until:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status
+        time.sleep(0.005)
+    # A request to a FUSE server of the agent's that never answers: the next agent does not wait for it.
+    raise HomeFailed(
+        "the work in the home hangs in the kernel: something in it is mounted and does not answer",
+        hint="look at what is mounted there (findmnt) and unmount it: umount -l",
+    )
 
 
 def _child(person: Person, home: int, writing: int, work: Work, path: Path) -> NoReturn:
@@ -116,6 +133,8 @@ def _child(person: Person, home: int, writing: int, work: Work, path: Path) -> N
         kernel.no_new_privileges()
         kernel.die_with_parent(signal.SIGKILL)  # after the ids: changing them clears it
         os.fchdir(home)
+        # What is loaded is root's. Nothing is looked for any more, so no file of the agent's is ever taken for code.
+        sys.meta_path.clear()
         files.write_all(writing, json.dumps([asdict(piece) for piece in work(here)]).encode())
         os._exit(0)
     except BaseException as error:
@@ -131,6 +150,9 @@ def _bound(home: int) -> bool:
     """
     flags = kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH | kernel.AT_RECURSIVE  # with what is bound inside it
     try:
+        os.makedirs(_SHORT, exist_ok=True)
+        for directory in (_SHORT.parent, _SHORT):
+            os.chmod(directory, 0o755)  # noqa: S103 - the agent must get through
         # Cloned first: a descriptor of the old namespace's mount cannot be cloned in the new one.
         with files.opened(kernel.open_tree(home, flags=flags)) as tree:
             kernel.unshare(kernel.CLONE_NEWNS)

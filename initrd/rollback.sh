@@ -92,7 +92,7 @@ need_programs() {
 need_run() { # first of all: from here on a failure leaves its reason, and no proof of an earlier run
     if ! there "$run" && ! mkdir -m 0755 "$run"; then fail "$run cannot be made" "$cure_of_run"; fi
     if [ -L "$run" ] || [ ! -d "$run" ]; then fail "$run is not a directory" "$cure_of_run"; fi
-    [ -O "$run" ] || fail "$run does not belong to root" "$cure_of_run"
+    [ -O "$run" ] || fail "$run does not belong to the user who runs this, or this is not root" "$cure_of_run"
     run_is_ours=1
     forget "$run/rollback"
 }
@@ -138,11 +138,28 @@ need_device() {
     device=${NUKETOWN_DEVICE:-}
     if is_uuid "$device"; then device=UUID=$device; fi
     case $device in
+    UUID=*[A-F]*) lower_case ;;
+    esac
+    case $device in
     *[[:cntrl:]]*) fail 'NUKETOWN_DEVICE holds a control character' "$cure_of_a_device" ;;
     /?* | UUID=?*) ;;
     LABEL=?*) one_label "${device#LABEL=}" ;;
     *) fail 'NUKETOWN_DEVICE names no device' "$cure_of_a_device" ;;
     esac
+}
+
+lower_case() { # a UUID: blkid and mount know it in lower case only
+    for pair in Aa Bb Cc Dd Ee Ff; do
+        rest=${device#UUID=}
+        device=UUID=
+        while :; do
+            case $rest in
+            *"${pair%?}"*) device=$device${rest%%"${pair%?}"*}${pair#?} rest=${rest#*"${pair%?}"} ;;
+            *) break ;;
+            esac
+        done
+        device=$device$rest
+    done
 }
 
 cure_of_a_device='set it to a path, UUID=… or LABEL=… of the btrfs that holds @agents (blkid shows them)'

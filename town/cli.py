@@ -4,6 +4,7 @@ Only `run` prints: `persist: error: …`, then `persist: hint: …`, on standard
 """
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -11,10 +12,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from town import __version__, terminal
-from town.failure import DONE, FAILED, BadSpec, Failure, WrongUsage
+from town.failure import FAILED, BadSpec, Failure, WrongUsage
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 DEFAULT_SPEC = Path("/etc/nuketown/town.toml")
 Verb = Callable[[argparse.Namespace], int]
@@ -24,7 +28,7 @@ class Parser(argparse.ArgumentParser):
     """argparse whose errors read like all others here and end with status 2."""
 
     def error(self, message: str) -> NoReturn:
-        raise WrongUsage(message, hint=f"{self.prog} --help shows what can be said")
+        raise WrongUsage(terminal.shown(message), hint=f"{self.prog} --help shows what can be said")
 
 
 def parser(prog: str, description: str) -> tuple[Parser, "argparse._SubParsersAction[Parser]"]:
@@ -78,8 +82,7 @@ def run(prog: str, top: Parser, argv: Sequence[str] | None) -> int:
     """Parse, act, and turn every failure into words and a status."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a terminal without UTF-8 still gets every line
+    _open_standard_streams()
     try:
         arguments = top.parse_args(words)
         if not hasattr(arguments, "act"):
@@ -94,17 +97,69 @@ def run(prog: str, top: Parser, argv: Sequence[str] | None) -> int:
     except Failure as failure:
         _tell(prog, failure.what, failure.hint)
         return _ended(failure, debug)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at exit
-        return DONE
     except KeyboardInterrupt:
         _tell(prog, "interrupted", "")
         return 130
     except Exception as error:  # the last line of defence: a person gets a sentence, not a stack
-        _tell(prog, _unexpected(error), "run it again with --debug and report what it shows")
+        number = error.errno if isinstance(error, OSError) else None
+        _tell(prog, _unexpected(error), _CURES.get(number or 0, _REPORT))
         if debug:
             traceback.print_exc()
         return FAILED
+
+
+class _Outlet(io.RawIOBase):
+    """Standard output whose reader may go away (`| head`): what is printed then is lost, what is being done is not."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._broken = fd, False
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def isatty(self) -> bool:
+        return os.isatty(self._fd)
+
+    def write(self, data: "Buffer") -> int:
+        try:
+            return os.write(self._fd, data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+        except OSError:
+            if self._broken:  # said once; Python flushes again at its end
+                return memoryview(data).nbytes
+            self._broken = True
+            raise
+
+
+def _open_standard_streams() -> None:
+    # A standard stream that is closed would give its number to the next file that is opened.
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    buffer = getattr(sys.stdout, "buffer", None)
+    if sys.stdout is None or isinstance(getattr(buffer, "raw", buffer), io.FileIO):  # anything else is a test's
+        outlet = io.BufferedWriter(_Outlet(1))
+        # backslashreplace, as stderr has it: a terminal without UTF-8 still gets every line.
+        encoding = sys.stdout.encoding if sys.stdout is not None else "utf-8"
+        sys.stdout = io.TextIOWrapper(outlet, encoding, "backslashreplace", line_buffering=os.isatty(1))
+    if sys.stderr is None:
+        sys.stderr = io.TextIOWrapper(io.BufferedWriter(io.FileIO(2, "w", closefd=False)), "utf-8", "backslashreplace")
+
+
+_REPORT = "run it again with --debug and report what it shows"
+_CURES = {
+    errno.EACCES: "run it as root: sudo",
+    errno.EPERM: "run it as root: sudo",
+    errno.ENOSPC: "make room there, then run it again: what was begun is finished",
+    errno.EDQUOT: "make room there, then run it again: what was begun is finished",
+    errno.EROFS: "it is mounted read-only: mount it writable, or look at dmesg for a disk that fails",
+}
 
 
 def _unexpected(error: Exception) -> str:

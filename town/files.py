@@ -17,6 +17,7 @@ from town.failure import Failure, Unsafe
 from town.terminal import shown
 
 BENEATH = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
+_ATTEMPTS = 1000  # under a lasting race; each takes microseconds
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -125,6 +126,7 @@ def open_beneath(directory: int, path: str | bytes | PurePosixPath, flags: int =
     Raises Unsafe when a component is a symlink or leads out, OSError for everything else.
     """
     name = path if isinstance(path, (str, bytes)) else str(path)
+    attempts = 0
     while True:
         try:
             # O_NOFOLLOW would turn a symlink at the end into ENOTDIR; BENEATH refuses it by its own name, ELOOP.
@@ -132,7 +134,9 @@ def open_beneath(directory: int, path: str | bytes | PurePosixPath, flags: int =
         except InterruptedError:
             continue
         except OSError as error:
-            if error.errno == errno.EAGAIN:  # a rename raced with the walk: openat2(2) says to try again
+            # A rename raced with the walk: openat2(2) says to try again. A lease that its holder keeps says the same.
+            if error.errno == errno.EAGAIN and attempts < _ATTEMPTS:
+                attempts += 1
                 continue
             if error.errno in (errno.ELOOP, errno.EXDEV):
                 raise Unsafe(

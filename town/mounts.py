@@ -81,7 +81,10 @@ def of(fd: int) -> Mount:
 def kinds() -> dict[int, str]:
     """The filesystem type of every mount by its id: the part of `table` that is cheap where there are thousands."""
     lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    return {int(line.split(b" ", 1)[0]): line.partition(b" - ")[2].split(b" ", 1)[0].decode() for line in lines}
+    return {
+        int(line.split(b" ", 1)[0]): line.partition(b" - ")[2].split(b" ", 1)[0].decode("utf-8", "surrogateescape")
+        for line in lines
+    }
 
 
 def at(path: Path) -> Mount | None:
@@ -101,7 +104,7 @@ def _parsed(line: bytes) -> Mount:
     number, _, device, root, target, options, *_ = left.split(b" ")
     kind, source, super_options = right.split(b" ")[:3]
     return Mount(
-        int(number), device.decode(), _plain(root), _plain(target), _set(options), kind.decode(), _plain(source),
+        int(number), device.decode(), _plain(root), _plain(target), _set(options), os.fsdecode(kind), _plain(source),
         _set(super_options),
     )  # fmt: skip
 

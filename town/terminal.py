@@ -12,6 +12,11 @@ import unicodedata
 _PLAIN = re.compile(r"[ -\[\]-~]*")  # printable ASCII without the backslash
 # Cc control, Cf format (bidi, zero width, tags), Cs surrogate, Co private, Cn unassigned, Zl/Zp line separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+# Shown as nothing or as a space, though they are letters, marks or symbols (Unicode: Default_Ignorable_Code_Point, and
+# the blank Braille pattern): two names that differ only in them would read the same.
+_INVISIBLE = frozenset(
+    map(chr, (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180C, 0x180D, 0x180F, 0x2800, 0x3164, 0xFFA0))
+) | frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}
 
 
@@ -37,7 +42,7 @@ def _shown_character(character: str) -> str:
         return f"\\x{code - 0xDC00:02x}"
     # Spaces other than U+0020 look like it: two names that differ would read the same.
     category = unicodedata.category(character)
-    if category in _HIDDEN or (category == "Zs" and character != " "):
+    if category in _HIDDEN or character in _INVISIBLE or (category == "Zs" and character != " "):
         if code < 0x100:
             return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
         return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

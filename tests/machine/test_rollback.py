@@ -471,6 +471,18 @@ def test_a_device_that_is_not_there_fails_closed(initrd: disk.Initrd, device: st
     assert sorted(os.listdir(initrd.run / "nuketown")) == ["rollback.failed"]
 
 
+@pytest.mark.parametrize("form", ["UUID={}", "{}"])
+def test_a_uuid_finds_its_filesystem_in_either_case(
+    initrd: disk.Initrd, btrfs_device: str, btrfs_top: int, form: str
+) -> None:
+    disk.lay_out(btrfs_top)
+    uuid = process.run(["blkid", "-p", "-s", "UUID", "-o", "value", btrfs_device]).out.decode().strip()
+    for spelled in (uuid, uuid.upper()):
+        disk.put(btrfs_top, "@agents/payload", b"x")
+        done = initrd(form.format(spelled))
+        assert done.status == 0, done.err
+
+
 @pytest.mark.parametrize("program", disk.PROGRAMS)
 def test_a_program_that_is_missing_is_named_before_anything_is_done(
     initrd: disk.Initrd, btrfs_device: str, btrfs_top: int, program: str

@@ -112,3 +112,34 @@ def test_the_boot_path_imports_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
     assert done.stdout.split() == []
+
+
+def _command(script: str) -> subprocess.CompletedProcess[str]:
+    spec = Path(__file__).parent.parent / "fixtures" / "town.toml"
+    argv = ["sh", "-c", f'"$0" -m persist.cli --spec "$1" check {script}', sys.executable, str(spec)]
+    return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("streams", [">&-", "<&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_stream_is_no_failure(streams: str) -> None:
+    done = _command(streams)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_that_goes_away_does_not_end_the_work() -> None:
+    done = _command("| true; : ${PIPESTATUS:-}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_disk_behind_standard_output_is_said_once_with_its_cure() -> None:
+    done = _command(">/dev/full")
+    assert done.stderr.splitlines() == [
+        "persist: error: No space left on device",
+        "persist: hint: make room there, then run it again: what was begun is finished",
+    ]
+    assert done.returncode != 0
+
+
+def test_words_of_the_command_line_are_escaped_in_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(lambda _: 0, "do", "--\x1b[31m\u202e") == 2
+    assert "\\x1b[31m\\u202e" in capsys.readouterr().err
