@@ -82,7 +82,7 @@ class Tree:
         above = self.nodes[directory.above]
         node = Node(directory, above.aside, above.deep, above.remade or directory.name in worth.REMADE)
         if node.aside is None:
-            node.aside = self._aside(directory, b"")
+            node.aside = self._unbound(directory, b"")
         if node.deep is None and directory.length > PATH_MAX:
             node.deep = Aside(directory.path())
             self.deep.append(node.deep)
@@ -94,7 +94,9 @@ class Tree:
     def add(self, entry: Entry) -> bool:
         """Count an entry; whether it is one that a reboot takes and that has a name of its own."""
         node = self.nodes[entry.directory]
-        aside = node.aside or self._aside(entry.directory, entry.name)
+        aside = node.aside or self._unbound(entry.directory, entry.name)
+        if aside is None and entry.kind == "file" and self._near(entry.directory):
+            aside = self.regenerated if worth.regenerated(entry.directory.path(entry.name)) else None
         if entry.kind in ("directory", "subvolume"):
             return aside is None and node.deep is None
         if aside is not None:
@@ -119,14 +121,13 @@ class Tree:
                 above.files += node.files
                 above.split |= node.split or node.apart
 
-    def _aside(self, directory: Directory, name: bytes) -> Aside | None:
-        """What is counted by itself: matched by path, so only near the top, where paths are short."""
-        if directory.depth > DEEPEST or directory.length > PATH_MAX:
-            return None
-        path = directory.path(name)
-        if path in worth.REGENERATED:
-            return self.regenerated
-        return self.unbound.get(path)
+    def _unbound(self, directory: Directory, name: bytes) -> Aside | None:
+        return self.unbound.get(directory.path(name)) if self._near(directory) else None
+
+    @staticmethod
+    def _near(directory: Directory) -> bool:
+        """Whether paths are short here: what is matched by path is matched near the top only."""
+        return directory.depth <= DEEPEST and directory.length <= PATH_MAX
 
 
 def lines(tree: Tree) -> list[Line]:

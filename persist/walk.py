@@ -27,6 +27,7 @@ _KINDS: dict[int, Kind] = {
 }
 _PEEK = os.O_PATH | os.O_NOFOLLOW
 _STAY = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_XDEV
+DEEPEST = 20_000  # levels: below that a directory counts as unreadable, so that no `mkdir d; cd d` loop holds the walk
 MOVES = 100  # how often a tree may be moved about under a walk before it gives up
 
 
@@ -74,13 +75,15 @@ class _Level:
     seen: int = 0
 
 
-def walk(top: int, enter: Entered) -> Iterator[Entry | Directory]:
+def walk(top: int, enter: Entered, mounted: list[bytes] | None = None) -> Iterator[Entry | Directory]:
     """Everything below the open directory `top`: each Directory before what lies in it, then its entries.
+
+    Paths where something else is mounted are added to `mounted` and not looked at.
 
     `enter(directory, name)` says whether a directory is gone into at all. What vanishes meanwhile is left out. Raises
     KeepsChanging, OSError.
     """
-    walker = _Walker(top, enter)
+    walker = _Walker(top, enter, [] if mounted is None else mounted)
     try:
         yield from walker.run()
     finally:
@@ -88,11 +91,12 @@ def walk(top: int, enter: Entered) -> Iterator[Entry | Directory]:
 
 
 class _Walker:
-    def __init__(self, top: int, enter: Entered) -> None:
-        self.top, self.enter = top, enter
+    def __init__(self, top: int, enter: Entered, mounted: list[bytes]) -> None:
+        self.top, self.enter, self.mounted = top, enter, mounted
         self.fd = files.enter(top, ".")
         self.trail: list[_Level] = []
         self.linked: set[tuple[int, int]] = set()
+        self.entered: set[tuple[int, int]] = set()
         self.moves = 0
 
     def run(self) -> Iterator[Entry | Directory]:
@@ -115,6 +119,13 @@ class _Walker:
     def _gone_into(self, fd: int, name: bytes, level: _Level) -> Generator[Entry | Directory, None, _Level]:
         """List a directory; stay above it when nothing lies below it."""
         directory = level.directory
+        if self._passed(fd):
+            os.close(fd)
+            return level
+        if directory.depth >= DEEPEST:
+            os.close(fd)
+            yield Entry(directory, name, "unreadable", 0)
+            return level
         keep = False
         try:
             below = _Level(_inside(directory, name, fd), _identity(fd))
@@ -135,6 +146,13 @@ class _Walker:
         self.fd = fd
         return below
 
+    def _passed(self, fd: int) -> bool:
+        """Whether this directory was gone into before: somebody moves it about, and would have it counted for ever."""
+        found = os.fstat(fd)
+        before = (found.st_dev, found.st_ino) in self.entered
+        self.entered.add((found.st_dev, found.st_ino))
+        return before
+
     def _listed(self, fd: int, level: _Level) -> Iterator[Entry]:
         for found in files.scan(fd):
             name = os.fsencode(found.name)
@@ -149,7 +167,9 @@ class _Walker:
         try:
             with files.opened(kernel.openat2(fd, name, _PEEK, 0, _STAY)) as there:
                 found = os.fstat(there)
-        except OSError:  # gone, or something is mounted on it
+        except OSError as error:  # gone, or something is mounted on it
+            if error.errno == errno.EXDEV:
+                self.mounted.append(directory.path(name))
             return None
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "unreadable")
         return Entry(directory, name, kind, 0 if self._counted(found) else found.st_size)
@@ -168,8 +188,10 @@ class _Walker:
         except (FileNotFoundError, NotADirectoryError, Unsafe):
             return None  # gone, or replaced since it was listed
         except OSError as error:
-            mounted = error.errno == errno.EXDEV
-            return None if mounted else Entry(level.directory, name, "unreadable", 0)
+            if error.errno == errno.EXDEV:
+                self.mounted.append(level.directory.path(name))
+                return None
+            return Entry(level.directory, name, "unreadable", 0)
 
     def _up(self, level: _Level) -> None:
         above = os.open("..", files.DIRECTORY, dir_fd=self.fd)

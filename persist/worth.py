@@ -3,6 +3,7 @@
 Names are matched as bytes, as a home holds them. Nothing here opens a file, and git is never run.
 """
 
+import re
 from typing import Literal
 
 Worth = Literal["git work tree", "database", "session", "notes"]
@@ -32,15 +33,22 @@ REMADE = frozenset(
 # Directories that people read one level further: their children get a line each.
 OPENED = frozenset({b".config", b".local", b".local/share", b".local/state", b".local/lib"})
 
-# What `identity install` writes into each fresh home: it is back after the boot without being declared.
-REGENERATED = frozenset(
-    {
-        b".config/nuketown", b".config/git/config", b".config/git/allowed_signers",
-        b".config/environment.d/50-nuketown.conf", b".ssh/id_ed25519", b".ssh/id_ed25519.pub", b".gnupg",
-        b".claude/CLAUDE.md", b".claude/AGENTS.md", b".codex/AGENTS.md", b".gemini/GEMINI.md", b"AGENTS.md",
-        b".config/opencode/AGENTS.md",
-    }
+# What `identity install` writes into each fresh home, file by file: it is back after the boot without being declared.
+# A directory of such a name, or anything else that lies beside these files, is a loss like all others.
+REGENERATED = (
+    b".config/nuketown/identity.toml", b".config/nuketown/environment.sh", b".config/git/config",
+    b".config/git/allowed_signers", b".config/environment.d/50-nuketown.conf", b".ssh/id_ed25519",
+    b".ssh/id_ed25519.pub", b".claude/CLAUDE.md", b".claude/AGENTS.md", b".codex/AGENTS.md", b".gemini/GEMINI.md",
+    b"AGENTS.md", b".config/opencode/AGENTS.md",
+    # gpg's own files around the signing subkey
+    b".gnupg/pubring.kbx", b".gnupg/pubring.kbx~", b".gnupg/trustdb.gpg", b".gnupg/private-keys-v1.d/*.key",
 )  # fmt: skip
+_REGENERATED = re.compile(b"|".join(re.escape(path).replace(rb"\*", rb"[0-9A-F]{40}") for path in REGENERATED))
+
+
+def regenerated(path: bytes) -> bool:
+    """Whether a file of that path in a home is one that `identity install` writes again."""
+    return _REGENERATED.fullmatch(path) is not None
 
 
 def marked(name: bytes) -> Worth | None:

@@ -84,6 +84,11 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def counted(number: int, word: str) -> str:
+    """`1 file`, `2,000 files`: a number with its word, which takes an s."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 def size(bytes_: int) -> str:
     """Bytes as a person reads them, decimal units: `1.2 GB`."""
     value = float(bytes_)

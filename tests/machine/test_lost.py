@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import persist.walk
 from persist.walk import Directory, walk
 from tests.machine.towns import ADA, AS_ADA, Town, as_agent, town
 from tests.reach import PYTHON
@@ -162,7 +163,7 @@ def test_a_tree_of_ten_thousand_levels_is_counted(town: Town, home: Path) -> Non
 
 
 def test_what_nuketown_writes_itself_is_told_apart(town: Town, home: Path) -> None:
-    _write(home / ".gnupg/private-keys-v1.d/key", 100)
+    _write(home / f".gnupg/private-keys-v1.d/{'0A' * 20}.key", 100)
     _write(home / ".config/nuketown/identity.toml", 50)
     _write(home / ".gnupg-mine", 7)
     agent = _json(town)
@@ -229,3 +230,47 @@ def test_the_way_back_up_is_checked_after_a_directory_was_moved(town: Town, home
             elif not isinstance(event, Directory):
                 found.add(event.directory.path(event.name))
     assert found == {b"a/later/mine", b"a/moved/below/x"}
+
+
+def test_what_hides_under_the_names_of_nuketowns_own_files_is_a_loss(town: Town, home: Path) -> None:
+    hidden = [".config/nuketown/payload", ".gnupg/payload", ".gnupg/private-keys-v1.d/payload", "AGENTS.md/payload"]
+    for name in hidden:
+        _write(home / name, 9)
+    assert _paths(_json(town)) == sorted(hidden)
+
+
+def test_a_chain_of_directories_that_is_hung_below_itself_ends_the_walk(home: Path) -> None:
+    segments = [f"s{number}" for number in range(4)]
+    for name in segments:
+        _write(home / name / "in/x")
+    hung = iter(range(1000))
+    moves = 0
+    with files.opened(files.open_dir(home)) as top:
+        here = home
+        for event in walk(top, lambda _directory, _name: True):
+            if isinstance(event, Directory) and event.name == b"in" and moves < 100:
+                # Whatever was passed is hung below where the walk is now.
+                here = home / os.fsdecode(event.path())
+                for name in [segment for segment in segments if (home / segment).exists()]:
+                    if not here.is_relative_to(home / name):
+                        (home / name).rename(here / f"again{next(hung)}")
+                        moves += 1
+    assert moves < 100
+
+
+def test_a_tree_deeper_than_the_walk_goes_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(persist.walk, "DEEPEST", 5)
+    _write(home / "1/2/3/4/5/6/x")
+    with files.opened(files.open_dir(home)) as top:
+        found = [event for event in walk(top, lambda _directory, _name: True) if not isinstance(event, Directory)]
+    assert [(entry.directory.path(entry.name), entry.kind) for entry in found] == [(b"1/2/3/4/5/6", "unreadable")]
+
+
+def test_what_is_mounted_in_a_home_is_named(home: Path) -> None:
+    (home / "cover").mkdir()
+    kernel.mount("tmpfs", str(home / "cover"), "tmpfs", 0)
+    mounted: list[bytes] = []
+    with files.opened(files.open_dir(home)) as top:
+        list(walk(top, lambda _directory, _name: True, mounted))
+    kernel.umount(str(home / "cover"))
+    assert set(mounted) == {b"cover", b"projects", b"scratch/results"}  # two of them are ours
