@@ -7,15 +7,14 @@ finding: continuous integration has no keys and must be able to pass.
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from pathlib import Path
-from typing import Literal
 
-from identity import gen, journal, places, plan
+from identity import gen, journal, lost, places, plan, readers
 from identity import lock as locks
 from identity.documents import documents
+from identity.finding import Finding, Level
 from identity.halves import Halves
 from identity.keys import openpgp, ssh
 from identity.lock import Lock
@@ -26,23 +25,9 @@ from town import cli, files, sops
 from town import spec as specs
 from town.failure import ATTENTION, BROKEN, DONE, Failure
 from town.spec import Agent, Spec
-from town.terminal import say, shown
+from town.terminal import shown
 
-Level = Literal["error", "warning", "unchecked"]
 _SOON = timedelta(days=30)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is not as it should be: the file or the agent it is about, what, and the cure."""
-
-    level: Level
-    where: str
-    what: str
-    cure: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.level}: {shown(self.where)}: {self.what}"
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -56,12 +41,7 @@ def command(arguments: argparse.Namespace) -> int:
         cli.put_json({"status": status, "findings": [asdict(one) for one in found]})
         return status
     for one in found:
-        if one.level == "unchecked":
-            say(f"identity: {one}")
-            continue
-        print(one)
-        if one.cure:
-            say(f"identity: hint: {one.cure}")
+        one.tell()
     if status == DONE:
         print("everything is as the spec says")
     return status
@@ -73,17 +53,42 @@ def _status(found: list[Finding]) -> int:
 
 
 def findings(spec: Spec, agents: tuple[Agent, ...], where: Places, now: datetime) -> Iterator[Finding]:
-    """Everything that is to be said, files first."""
+    """Everything that is to be said, files first; what is wrong with a file is said once."""
     secrets, recovery = vaults(spec, where.root)
-    lock = cache(lambda: gen.read_lock(where))  # a lock that cannot be read is told wherever it is needed
     yield from _caught(str(places.JOURNAL), lambda: _journal(where))
-    yield from _caught(secrets.name, lambda: _secrets_file(spec, secrets))
+    lock, broken = _lock(where)
+    yield from broken
+    yield from _caught(secrets.name, lambda: _secrets_file(spec, secrets, lock))
     if any(agent.secrets.gpg_key for agent in spec.agents):
-        yield from _caught(recovery.name, lambda: _recovery_file(spec, recovery))
-    yield from _caught(str(places.LOCK), lambda: _town_files(where, lock()))
+        yield from _caught(recovery.name, lambda: _recovery_file(spec, recovery, lock))
+    if not broken:
+        yield from _caught(str(places.ALLOWED_SIGNERS), lambda: _town_files(where, lock))
     for agent in agents:
-        yield from _caught(agent.name, lambda agent=agent: _agent(spec, agent, where, secrets, lock(), now))  # type: ignore[misc]
+        yield from _missing_values(agent, where, secrets, lock)
+        if not broken:
+            yield from _caught(agent.name, lambda agent=agent: _agent(spec, agent, where, lock, now))  # type: ignore[misc]
     yield from _opened(agents, lock, secrets, recovery)
+
+
+def _lock(where: Places) -> tuple[Lock, list[Finding]]:
+    """The lock, and what keeps it from being read: then the keys are held against nothing."""
+    try:
+        return gen.read_lock(where), []
+    except Failure as failure:
+        return {}, [_found(str(places.LOCK), failure)]
+
+
+def _found(where: str, failure: Failure) -> Finding:
+    return Finding("error", where, failure.what, failure.hint)
+
+
+def _readable(vault: Vault) -> bool:
+    """Whether a file is there and its names can be read; if not, that was said when the file was looked at."""
+    try:
+        vault.names  # noqa: B018 - reads it
+    except Failure:
+        return False
+    return vault.data is not None
 
 
 def _caught(where: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -91,7 +96,7 @@ def _caught(where: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
     try:
         yield from check()
     except Failure as failure:
-        yield Finding("error", where, failure.what, failure.hint)
+        yield _found(where, failure)
 
 
 def _journal(where: Places) -> Iterator[Finding]:
@@ -99,69 +104,42 @@ def _journal(where: Places) -> Iterator[Finding]:
         yield Finding("warning", str(places.JOURNAL), "a run of gen was interrupted", "identity gen --all finishes it")
 
 
-def _secrets_file(spec: Spec, vault: Vault) -> Iterator[Finding]:
+def _secrets_file(spec: Spec, vault: Vault, lock: Lock) -> Iterator[Finding]:
     if vault.data is None:
-        yield Finding("error", vault.name, "is not there", "identity gen --all")
+        yield Finding("error", vault.name, "is not there", lost.file(vault.name, bool(lock)))
         return
+    vault.names  # noqa: B018 - reads it: an unreadable file is a finding
     if spec.town.recipients is not None:
         wanted = spec.town.recipients
-        yield from _recipients(vault, wanted.humans, tuple(one for _, one in wanted.hosts))
-    else:
-        vault.names  # noqa: B018 - reads it: an unreadable file is a finding
+        yield from readers.recipients(vault, wanted.humans, tuple(one for _, one in wanted.hosts))
 
 
-def _recovery_file(spec: Spec, vault: Vault) -> Iterator[Finding]:
+def _recovery_file(spec: Spec, vault: Vault, lock: Lock) -> Iterator[Finding]:
     if vault.data is None:
-        yield Finding(
-            "error", vault.name, "is not there", "bring it back from git, or identity gen --all in a new town"
-        )
-    elif spec.town.recipients is not None:
-        yield from _recipients(vault, spec.town.recipients.humans, ())
-        hosts = {_canonical(one): name for name, one in spec.town.recipients.hosts}
-        for one in sops.recipients_of(vault.data, str(vault.path)):
-            if _canonical(one) in hosts:
-                yield Finding(
-                    "error", vault.name, f"the host {hosts[_canonical(one)]} can open it: it is for humans only",
-                    f"sops updatekeys {vault.name}, then rotate what is in it",
-                )  # fmt: skip
-
-
-def _recipients(vault: Vault, humans: tuple[str, ...], hosts: tuple[str, ...]) -> Iterator[Finding]:
-    assert vault.data is not None
-    there = set(map(_canonical, sops.recipients_of(vault.data, str(vault.path))))
-    cure = f"sops updatekeys {vault.name}"
-    if not there & set(map(_canonical, humans)):
-        yield Finding("error", vault.name, "no human of the spec can open it", cure)
-    for one in humans:
-        if _canonical(one) not in there:
-            yield Finding("warning", vault.name, f"{shown(one)} (human) cannot open it", cure)
-    for one in hosts:
-        if _canonical(one) not in there:
-            yield Finding("error", vault.name, f"{shown(one)} (host) cannot open it: install would fail", cure)
-    for one in sorted(there - set(map(_canonical, (*humans, *hosts)))):
-        yield Finding("warning", vault.name, f"{shown(one)} can open it and is not in the spec", cure)
-
-
-def _canonical(recipient: str) -> str:
-    try:
-        return sops.canonical(recipient)
-    except sops.BadRecipient:
-        return recipient  # a key service, say: it stands for itself
+        known = plan.with_primary(lock)
+        cure = lost.recovery(vault.name, known) if known else lost.file(vault.name, False)
+        yield Finding("error", vault.name, "is not there", cure)
+        return
+    vault.names  # noqa: B018 - as above
+    if spec.town.recipients is not None:
+        humans, hosts = spec.town.recipients.humans, spec.town.recipients.hosts
+        yield from readers.recipients(vault, humans, ())
+        yield from readers.hosts_of_recovery(vault, humans, hosts)
 
 
 def _town_files(where: Places, lock: Lock) -> Iterator[Finding]:
     if not where.path(places.LOCK).exists():
         yield Finding("error", str(places.LOCK), "is not there", "identity gen --all")
-    elif _read(where, places.ALLOWED_SIGNERS) != locks.allowed_signers(lock):
-        yield Finding(
-            "error", str(places.ALLOWED_SIGNERS), "speaks for other keys than keys.lock.toml",
-            "look at it with git diff, then: identity gen --all",
-        )  # fmt: skip
+        return
+    name, found = str(places.ALLOWED_SIGNERS), _read(where, places.ALLOWED_SIGNERS)
+    if found is None:
+        yield Finding("error", name, "is not there", "identity gen --all")
+    elif found != locks.allowed_signers(lock):
+        cure = "look at it with git diff, then: identity gen --all"
+        yield Finding("error", name, "speaks for other keys than keys.lock.toml", cure)
 
 
-def _agent(spec: Spec, agent: Agent, where: Places, secrets: Vault, lock: Lock, now: datetime) -> Iterator[Finding]:
-    missing = list(_missing_values(agent, secrets))
-    yield from missing
+def _agent(spec: Spec, agent: Agent, where: Places, lock: Lock, now: datetime) -> Iterator[Finding]:
     entry, public = lock.get(agent.name), plan.public(where, agent)
     if entry is None or public.ssh is None or (agent.secrets.gpg_key is not None and public.gpg is None):
         yield Finding("error", agent.name, "its public keys are not all there", f"identity gen {agent.name}")
@@ -172,18 +150,27 @@ def _agent(spec: Spec, agent: Agent, where: Places, secrets: Vault, lock: Lock, 
     yield from _drift(spec, agent, where, entry.halves)
 
 
-def _missing_values(agent: Agent, secrets: Vault) -> Iterator[Finding]:
-    if secrets.data is None:
+def _missing_values(agent: Agent, where: Places, secrets: Vault, lock: Lock) -> Iterator[Finding]:
+    if not _readable(secrets):
         return
     for path in filter(None, (agent.secrets.ssh_key, agent.secrets.gpg_key)):
         if path not in secrets.names:
-            yield Finding("error", agent.name, f"{secrets.name} has no {shown(path)}", f"identity gen {agent.name}")
+            cure = lost.key(secrets.name, agent, _known(agent, path, where, lock))
+            yield Finding("error", agent.name, f"{secrets.name} has no {shown(path)}", cure)
     for name, path in agent.secrets.extra:
         if path not in secrets.names:
             yield Finding(
                 "warning", agent.name, f"{secrets.name} has no {shown(path)}, which is to become {shown(name)}",
                 f"identity secret set {agent.name} {name}",
             )  # fmt: skip
+
+
+def _known(agent: Agent, path: str, where: Places, lock: Lock) -> bool:
+    """Whether there is a public half of the key at `path`: gen makes no other then."""
+    entry = lock.get(agent.name)
+    if path == agent.secrets.ssh_key:
+        return entry is not None or where.path(places.ssh_public(agent)).exists()
+    return (entry is not None and entry.halves.gpg is not None) or where.path(places.gpg_public(agent)).exists()
 
 
 def _expiry(agent: Agent, halves: Halves, now: datetime) -> Iterator[Finding]:
@@ -212,10 +199,10 @@ def _drift(spec: Spec, agent: Agent, where: Places, halves: Halves) -> Iterator[
             )  # fmt: skip
 
 
-def _opened(agents: tuple[Agent, ...], lock: Callable[[], Lock], secrets: Vault, recovery: Vault) -> Iterator[Finding]:
+def _opened(agents: tuple[Agent, ...], lock: Lock, secrets: Vault, recovery: Vault) -> Iterator[Finding]:
     """What only a private key can tell."""
     for vault, check in ((secrets, _private), (recovery, _primary)):
-        if vault.data is None:
+        if not _readable(vault):
             continue
         try:
             vault.document  # noqa: B018 - opens it
@@ -223,10 +210,10 @@ def _opened(agents: tuple[Agent, ...], lock: Callable[[], Lock], secrets: Vault,
             yield Finding("unchecked", vault.name, "no key at hand opens it, so its values were not looked at")
             continue
         except Failure as failure:
-            yield Finding("error", vault.name, failure.what, failure.hint)
+            yield _found(vault.name, failure)
             continue
         for agent in agents:
-            yield from _caught(agent.name, lambda agent=agent, vault=vault, check=check: check(agent, lock(), vault))  # type: ignore[misc]
+            yield from _caught(agent.name, lambda agent=agent, vault=vault, check=check: check(agent, lock, vault))  # type: ignore[misc]
 
 
 def _private(agent: Agent, lock: Lock, secrets: Vault) -> Iterator[Finding]:

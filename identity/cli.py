@@ -22,8 +22,9 @@ def parser() -> cli.Parser:
 
     gen = cli.verb(
         verbs, "gen", _lazy("gen"), says="make the keys and documents that are missing; keys are never replaced",
-        example="identity --spec town.toml gen --all", agents="*",
+        example="identity --spec town.toml gen --all",
     )  # fmt: skip
+    gen.add_argument("agents", nargs="*", metavar="AGENT", help="agents of the spec; without any, --all is needed")
     gen.add_argument("--all", action="store_true", help="for every agent of the spec")
     gen.add_argument("--out", metavar="DIR", help="where the files lie, instead of beside the spec")
     gen.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")

@@ -1,7 +1,9 @@
 """`identity gen`: makes what is missing, never replaces a key. Plan, make in memory, prove, then write as one step."""
 
 import argparse
+import errno
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import assert_never
 
-from identity import journal, places
+from identity import journal, lost, places
 from identity import lock as locks
 from identity.documents import documents
 from identity.halves import GpgKey, Halves, SshKey
@@ -28,6 +30,7 @@ from identity.plan import (
     public,
     recovery_path,
     revocation_path,
+    with_primary,
 )  # fmt: skip
 from identity.vault import Vault, vaults
 from town import cli, files, sops
@@ -39,6 +42,10 @@ from town.terminal import say, shown
 
 class NoRecipients(Failure):
     """Nobody is named for whom the secrets would be encrypted."""
+
+
+class NotWritable(Failure):
+    """The files cannot be written where they belong."""
 
 
 @dataclass
@@ -61,6 +68,7 @@ def command(arguments: argparse.Namespace) -> int:
     no_core_dump()
     if arguments.dry_run:
         return _dry_run(spec, agents, where, now)
+    refuse_unnamed(spec, agents, where)
     with locked(where):
         writes = journal.finish(where)
         more, hints = prepare(spec, agents, where, now)
@@ -103,12 +111,15 @@ def _dry_run(spec: Spec, agents: tuple[Agent, ...], where: Places, now: datetime
 
 @contextmanager
 def locked(where: Places) -> Iterator[None]:
-    """Only one run at a time over the same files. Leaves no file behind: the directories themselves are locked."""
+    """Only one run at a time over the same files. Leaves no file behind: the directories themselves are locked.
+
+    Raises TryLater while another run works there, NotWritable (also for what is done meanwhile).
+    """
     wanted = {
         where.path(place).resolve()
         for place in (places.IDENTITIES, where.secrets.parent, where.recovery.parent)
     }  # fmt: skip
-    with ExitStack() as stack:
+    with _writable(where), ExitStack() as stack:
         for directory in sorted(wanted):
             directory.mkdir(parents=True, exist_ok=True)
             fd = stack.enter_context(files.opened(files.open_dir(directory)))
@@ -119,6 +130,32 @@ def locked(where: Places) -> Iterator[None]:
                     f"another run of identity works on {shown(str(directory))}", hint="wait until it has ended"
                 ) from error
         yield
+
+
+@contextmanager
+def _writable(where: Places) -> Iterator[None]:
+    """A refused write is told with the directory that everything lies in, and where else it may lie."""
+    try:
+        yield
+    except (OSError, files.Unwritable) as error:
+        cause = error.__cause__ if isinstance(error, files.Unwritable) else error
+        if not isinstance(cause, OSError) or cause.errno not in _REFUSED:
+            raise
+        raise NotWritable(
+            f"nothing can be written in {shown(os.path.abspath(where.root))}: {cause.strerror}",
+            hint="write elsewhere with --out DIR, or run it as who may write there, for example with sudo",
+        ) from error
+
+
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def refuse_unnamed(spec: Spec, agents: tuple[Agent, ...], where: Places) -> None:
+    """Whoever may open a file that is to be made must be known before anything is. Raises NoRecipients."""
+    if not where.path(where.secrets).exists():
+        everybody(spec, where)
+    if any(agent.secrets.gpg_key for agent in agents) and not where.path(where.recovery).exists():
+        humans(spec, where)
 
 
 def find(spec: Spec, agents: tuple[Agent, ...], where: Places) -> Found:
@@ -147,12 +184,19 @@ def prepare(
         unproven(vault)
         for vault in (found.recovery, found.secrets) if not vault.proven
     ]  # fmt: skip
-    return [one for one in writes if one.changes], hints
+    return [one for one in writes if one.changes], [*hints, *no_recovery(found)]
 
 
 def unproven(vault: Vault) -> str:
     """What is said when a new file could not be decrypted again."""
     return f"that {shown(vault.name)} decrypts was not proven here: no private key at hand opens it"
+
+
+def no_recovery(found: Found) -> list[str]:
+    """What is said when keys exist whose recovery file does not."""
+    if found.recovery.data is not None or found.recovery.added or not (names := with_primary(found.lock)):
+        return []
+    return [f"{shown(found.recovery.name)} is not there: {lost.recovery(found.recovery.name, names)}"]
 
 
 def apply(actions: list[Action], found: Found) -> Made:

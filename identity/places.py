@@ -9,6 +9,7 @@ IDENTITIES = PurePosixPath("identities")
 LOCK = IDENTITIES / "keys.lock.toml"
 ALLOWED_SIGNERS = IDENTITIES / "allowed_signers"
 JOURNAL = IDENTITIES / ".gen.journal"
+LOCKS = PurePosixPath("/run/nuketown/locks")  # root's alone, gone with the boot
 SECRETS = PurePosixPath("/run/nuketown/secrets")  # in memory, on the machine where the agents live
 
 

@@ -7,7 +7,7 @@ there is none of the three; a public half without its private one stops everythi
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from identity import places
+from identity import lost, places
 from identity.halves import GpgKey, SshKey, ssh_key
 from identity.keys import openpgp
 from identity.lock import Lock
@@ -136,11 +136,26 @@ def _gpg(agent: Agent, found: Found) -> Iterator[Action]:
                 hint=f"bring {found.secrets.name} back from git, or, if that key was never used, take {agent.name} out "
                 f"of {found.recovery.name} with: sops {found.recovery.name}",
             )
+        _refuse_second_recovery(agent, found)
         yield MakeGpg(agent)
         return
     same(agent, "OpenPGP key", public, locked)
     if public is None or locked is None:
         yield DeriveGpg(agent)
+
+
+def _refuse_second_recovery(agent: Agent, found: Found) -> None:
+    # A new file beside the lost one would lack the others' primary keys, and stand in the way when it is brought back.
+    if found.recovery.data is None and (names := with_primary(found.lock)):
+        raise KeyMismatch(
+            f"{found.recovery.name}, where the primary key of {agent.name} belongs, is not there",
+            hint=lost.recovery(found.recovery.name, names),
+        )
+
+
+def with_primary(lock: Lock) -> list[str]:
+    """Whose OpenPGP key the lock names, and so whose primary key the recovery file must hold."""
+    return [name for name, entry in sorted(lock.items()) if entry.halves.gpg is not None]
 
 
 def _refuse_orphan(agent: Agent, what: str, path: str, public: object, locked: object) -> None:

@@ -23,7 +23,8 @@ def command(arguments: argparse.Namespace) -> int:
     path = _path(agent, arguments.name)
     where = places.places(spec, None if arguments.out is None else Path(arguments.out))
     gen.no_core_dump()
-    value = _value()
+    value = _value(agent, arguments.name)
+    gen.refuse_unnamed(spec, (), where)
     with gen.locked(where):
         journal.finish(where)
         vault, _ = vaults(spec, where.root)
@@ -47,7 +48,7 @@ def _path(agent: Agent, name: str) -> str:
     return known[name]
 
 
-def _value() -> str:
+def _value(agent: Agent, name: str) -> str:
     """What stands on standard input. One line loses its line break; several lines (a key, say) are kept as they are."""
     if sys.stdin.isatty():
         import getpass
@@ -63,6 +64,9 @@ def _value() -> str:
         raise WrongUsage("the value is no UTF-8 text", hint="encode it first, for example with base64") from None
     if text.count("\n") == 1:
         text = text.removesuffix("\n")
-    if not text or "\0" in text:
-        raise WrongUsage("the value is empty or holds a NUL byte")
+    if not text:
+        cure = f"it is read from standard input: identity secret set {agent.name} {name} <FILE"
+        raise WrongUsage("the value is empty", hint=cure)
+    if "\0" in text:
+        raise WrongUsage("the value holds a NUL byte", hint="encode it first, for example with base64")
     return text

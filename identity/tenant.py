@@ -4,6 +4,7 @@ A forked child drops to the agent's ids for good and works below the open home. 
 agent's own process to the agent's own files and nowhere else; and it is refused all the same.
 """
 
+import hashlib
 import json
 import os
 import select
@@ -11,12 +12,12 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
-from town import files, kernel
+from town import accounts, files, kernel
 from town.failure import Failure, Unsafe
 from town.process import Person
 from town.terminal import shown
@@ -24,7 +25,9 @@ from town.terminal import shown
 What = Literal["made", "rewritten", "kept", "failed"]
 TIMEOUT = 60.0  # seconds for one home: an agent can stop its own processes, but not the next agent's installation
 _REPORT_LIMIT = 1 << 20  # bytes
+_FILE_LIMIT = 1 << 20  # bytes that are read of a file in the home, to tell what it held
 _SHORT = Path("/run/nuketown/home")  # root's, empty; the home appears there in a mount namespace of the child's own
+_END = "end"  # the key of the report's last line: empty, or the error that ended the work
 _GRACE = 2.0  # seconds for the kernel to take a killed child apart
 
 
@@ -57,51 +60,85 @@ class Keyring:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What became of one piece: a path below the home."""
+    """What became of one piece: a path below the home. `held` is the SHA-256 of a file that was written over.
+
+    `held` is empty when what stood there was no plain file of the mode that it should have.
+    """
 
     path: str
     what: What
     why: str = ""
+    hint: str = ""
+    held: str = ""
 
 
-Work = Callable[[Path], list[Piece]]  # told by which path programs reach the home
-Act = Callable[[], What]
+Work = Callable[[Path], Iterable[Piece]]  # told by which path programs reach the home
+Act = Callable[[], Piece]
 
 
-def install(home: Path, person: Person, pieces: list[HomeFile], keyring: Keyring | None, *, dry: bool) -> list[Piece]:
-    """Bring every piece into a home, each by itself. Raises NoHome, HomeFailed; a piece that fails is in the list."""
+def install(
+    home: Path, person: Person, pieces: list[HomeFile], keyring: Keyring | None, *, dry: bool
+) -> Iterator[Piece]:
+    """Bring every piece into a home, each by itself, and tell what became of it, also of one that fails.
+
+    Raises NoHome, and HomeFailed after the pieces that came to their end before it.
+    """
     # Imported now: the child sees its home over /tmp, and may not be allowed to read where this program lies.
     from identity import keyrings  # noqa: F401
 
     with files.opened(_open_home(home, person)) as fd:
-        return _as_person(person, fd, lambda here: _work(here, fd, pieces, keyring, dry), home)
+        yield from _as_person(person, fd, lambda here: _work(here, fd, pieces, keyring, dry), home)
 
 
 def _open_home(home: Path, person: Person) -> int:
-    hint = f"persist restore {shown(home.name)}"
     try:
         fd = files.open_dir(home)
     except files.Unreadable as failure:
+        hint = f"persist restore {shown(home.name)}"
         raise NoHome(f"{failure.what}: there is no home to install into", hint=hint) from failure
     owner = os.fstat(fd).st_uid
     if owner != person.uid:
         os.close(fd)
-        raise NoHome(f"{shown(str(home))} belongs to uid {owner}, not to {person.uid}", hint=hint)
+        raise NoHome(f"{shown(str(home))} belongs to {_who(owner)}, not to uid {person.uid}", hint=_cure(home, owner))
     return fd
 
 
-def _as_person(person: Person, home: int, work: Work, path: Path) -> list[Piece]:
+def _who(uid: int) -> str:
+    account = accounts.by_uid(uid)
+    return f"uid {uid} ({shown(account.name)})" if account else f"uid {uid}"
+
+
+def _cure(home: Path, owner: int) -> str:
+    name = shown(home.name)
+    return (
+        f"if it is the home of {name}, set agents.{name}.uid = {owner} in the spec; "
+        f"if not, move it out of {shown(str(home.parent))} and run: persist restore {name}"
+    )
+
+
+def _as_person(person: Person, home: int, work: Work, path: Path) -> Iterator[Piece]:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         _child(person, home, writing, work, path)
     os.close(writing)
+    report = bytearray()
+    try:
+        status = _awaited(child, reading, report)
+    except HomeFailed:
+        yield from _pieces(report)  # what was written is written
+        raise
+    yield from _pieces(report)
+    _require_end(report, status)
+
+
+def _awaited(child: int, reading: int, report: bytearray) -> int:
     try:
         with files.opened(reading):
-            report = _read_all(reading, time.monotonic() + TIMEOUT)
+            _read_all(reading, time.monotonic() + TIMEOUT, report)
     finally:
         status = _ended(child)
-    return _pieces(report, status)
+    return status
 
 
 def _ended(child: int) -> int:
@@ -135,12 +172,19 @@ def _child(person: Person, home: int, writing: int, work: Work, path: Path) -> N
         os.fchdir(home)
         # What is loaded is root's. Nothing is looked for any more, so no file of the agent's is ever taken for code.
         sys.meta_path.clear()
-        files.write_all(writing, json.dumps([asdict(piece) for piece in work(here)]).encode())
+        for piece in work(here):
+            _tell(writing, asdict(piece))
+        _tell(writing, {_END: ""})
         os._exit(0)
     except BaseException as error:
-        os.write(writing, json.dumps([asdict(Piece(".", "failed", f"{type(error).__name__}: {error}"))]).encode())
+        _tell(writing, {_END: f"{type(error).__name__}: {error}"})
     finally:
         os._exit(1)
+
+
+def _tell(writing: int, item: dict[str, str]) -> None:
+    """One line of the report, as soon as it is known: it outlives whatever ends this process."""
+    files.write_all(writing, json.dumps(item).encode() + b"\n")
 
 
 def _bound(home: int) -> bool:
@@ -164,50 +208,66 @@ def _bound(home: int) -> bool:
         return False
 
 
-def _read_all(fd: int, until: float) -> bytes:
-    pieces, total = [], 0
-    while total <= _REPORT_LIMIT:
+def _read_all(fd: int, until: float, report: bytearray) -> None:
+    while len(report) <= _REPORT_LIMIT:
         ready, _, _ = select.select([fd], [], [], max(0.0, until - time.monotonic()))
         if not ready:
-            raise HomeFailed(f"the work in the home did not end within {TIMEOUT:.0f} s")
+            raise HomeFailed(
+                f"the work in the home did not end within {TIMEOUT:.0f} s",
+                hint="stop the agent's processes, then run it again",
+            )
         piece = os.read(fd, 1 << 16)
         if not piece:
-            break
-        pieces.append(piece)
-        total += len(piece)
-    return b"".join(pieces)
+            return
+        report += piece
 
 
-def _pieces(report: bytes, status: int) -> list[Piece]:
+def _lines(report: bytearray) -> list[dict[str, Any]]:
+    """The report's whole lines; what a killed child left of one is not counted."""
     try:
-        return [Piece(**item) for item in json.loads(report)]
+        return [dict(json.loads(line)) for line in bytes(report).split(b"\n")[:-1]]
     except (ValueError, TypeError) as error:
+        raise HomeFailed("the work in the home gave a report that cannot be read", hint="run it again") from error
+
+
+def _pieces(report: bytearray) -> list[Piece]:
+    return [Piece(**item) for item in _lines(report) if _END not in item]
+
+
+def _require_end(report: bytearray, status: int) -> None:
+    last = (_lines(report) or [{}])[-1]
+    if last.get(_END):
+        raise HomeFailed(f"the work in the home was ended by an error of this program: {last[_END]}", hint=_AGAIN)
+    if _END not in last:
         how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {os.WEXITSTATUS(status)}"
-        raise HomeFailed(f"the work in the home was ended by {how}", hint="run it again") from error
+        raise HomeFailed(f"the work in the home was ended by {how}", hint=_AGAIN)
 
 
-def _work(home: Path, fd: int, pieces: list[HomeFile], keyring: Keyring | None, dry: bool) -> list[Piece]:
-    done = [_attempt(str(piece.path), lambda piece=piece: put(fd, piece, dry)) for piece in pieces]  # type: ignore[misc]
+_AGAIN = "what is told before this was written, the rest was not: run it again, and report this if it comes again"
+
+
+def _work(home: Path, fd: int, pieces: list[HomeFile], keyring: Keyring | None, dry: bool) -> Iterator[Piece]:
+    for piece in pieces:
+        yield _attempt(str(piece.path), lambda piece=piece: put(fd, piece, dry))  # type: ignore[misc]
     if keyring is not None:
         from identity import keyrings
 
-        done.append(_attempt(".gnupg", lambda: keyrings.add(home, fd, keyring, dry)))
-    return done
+        yield _attempt(".gnupg", lambda: Piece(".gnupg", keyrings.add(home, fd, keyring, dry)))
 
 
 def _attempt(path: str, act: Act) -> Piece:
     try:
-        return Piece(path, act())
+        return act()
     except Failure as failure:
-        return Piece(path, "failed", failure.what)
+        return Piece(path, "failed", failure.what, failure.hint)
     except OSError as error:
         return Piece(path, "failed", error.strerror or str(error))
 
 
-def put(home: int, piece: HomeFile, dry: bool = False) -> What:
+def put(home: int, piece: HomeFile, dry: bool = False) -> Piece:
     """Make a file hold what it should, by the descriptor of the home. Raises Unsafe, OSError."""
     found = _found(home, piece)
-    if found == "kept" or dry:
+    if found.what == "kept" or dry:
         return found
     owner = (os.getuid(), os.getgid())
     with files.opened(files.make_dirs(home, piece.path.parent, mode=0o700, owner=owner)) as parent:
@@ -215,17 +275,24 @@ def put(home: int, piece: HomeFile, dry: bool = False) -> What:
     return found
 
 
-def _found(home: int, piece: HomeFile) -> What:
+def _found(home: int, piece: HomeFile) -> Piece:
     """What putting it would mean: made, rewritten or kept."""
+    name = str(piece.path)
     try:
         with files.opened(files.open_beneath(home, piece.path, os.O_RDONLY | os.O_NONBLOCK)) as fd:
             if stat.S_ISDIR(os.fstat(fd).st_mode):
                 raise IsADirectoryError(0, "a directory stands where a file belongs")
-            if piece.seed:
-                return "kept"
-            same = stat.S_IMODE(os.fstat(fd).st_mode) == piece.mode
-            return "kept" if same and files.read_fd(fd, len(piece.data), str(piece.path)) == piece.data else "rewritten"
+            return Piece(name, "kept") if piece.seed else _compared(fd, piece)
     except FileNotFoundError:
-        return "made"
+        return Piece(name, "made")
     except (Unsafe, files.Unreadable, PermissionError):
-        return "rewritten"  # a symlink, something that is no file, or too long: a file takes its place
+        return Piece(name, "rewritten")  # a symlink, something that is no file, or too long: a file takes its place
+
+
+def _compared(fd: int, piece: HomeFile) -> Piece:
+    name, held = str(piece.path), files.read_fd(fd, max(_FILE_LIMIT, len(piece.data)), str(piece.path))
+    if stat.S_IMODE(os.fstat(fd).st_mode) != piece.mode:
+        return Piece(name, "rewritten")
+    if held == piece.data:
+        return Piece(name, "kept")
+    return Piece(name, "rewritten", held=hashlib.sha256(held).hexdigest())

@@ -84,7 +84,7 @@ def run(prog: str, top: Parser, argv: Sequence[str] | None) -> int:
     debug = "--debug" in words
     _open_standard_streams()
     try:
-        arguments = top.parse_args(words)
+        arguments = _parsed(top, words)
         if not hasattr(arguments, "act"):
             raise WrongUsage(f"{prog} needs a verb", hint=f"{prog} --help lists them")
         act: Verb = arguments.act
@@ -106,6 +106,17 @@ def run(prog: str, top: Parser, argv: Sequence[str] | None) -> int:
         if debug:
             traceback.print_exc()
         return FAILED
+
+
+def _parsed(top: Parser, words: list[str]) -> argparse.Namespace:
+    arguments, unknown = top.parse_known_args(words)
+    if unknown:
+        verb = getattr(arguments, "verb", None)
+        of = f"{top.prog} {verb}" if verb else top.prog
+        raise WrongUsage(
+            f"unrecognized arguments: {terminal.shown(' '.join(unknown))}", hint=f"{of} --help shows what can be said"
+        )
+    return arguments
 
 
 class _Outlet(io.RawIOBase):

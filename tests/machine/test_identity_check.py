@@ -194,6 +194,73 @@ def test_an_interrupted_run_is_a_warning(town: Town, capsys: pytest.CaptureFixtu
     assert town.found(capsys)[0] == 3
 
 
+def _errors(town: Town, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    capsys.readouterr()
+    town.identity("check")
+    return [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
+
+
+def test_findings_are_printed_as_errors_and_warnings_are_everywhere(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (town.root / "identities/ada/AGENTS.md").unlink()
+    (town.root / "identities/allowed_signers").unlink()
+    capsys.readouterr()
+    assert town.identity("check") == 4
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "identity: error: identities/allowed_signers: is not there",
+        "identity: hint: identity gen --all",
+        "identity: warning: identities/ada/AGENTS.md: is not there",
+        "identity: hint: identity gen ada",
+    ]
+
+
+@pytest.mark.parametrize("file", ["secrets/agents.yaml", "secrets/recovery.yaml", "identities/keys.lock.toml"])
+@pytest.mark.parametrize("text", ["{", "a: 1\n"])
+def test_a_broken_file_is_told_once(town: Town, capsys: pytest.CaptureFixture[str], file: str, text: str) -> None:
+    (town.root / file).write_text(text)
+    (error,) = _errors(town, capsys)
+    assert error.startswith(f"identity: error: {file}: ")
+
+
+def test_a_lost_secrets_file_is_to_be_brought_back_and_not_made_anew(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (town.root / "secrets/agents.yaml").unlink()
+    _, levels = town.found(capsys)
+    (error,) = levels["error"]
+    assert error["cure"].startswith("bring secrets/agents.yaml back from git or a backup")
+
+
+def test_a_lost_private_half_is_to_be_brought_back(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    file = town.root / "secrets/agents.yaml"
+    document = sops.load(file.read_bytes(), "agents.yaml", sops.Keys.of_age_file(town.key))
+    whole = sops.create({"vox": {"ssh-key": document.get("vox/ssh-key")}}, document.recipients, now=datetime.now(UTC))
+    file.write_bytes(whole)
+    _, levels = town.found(capsys)
+    assert {one["cure"].split(":")[0] for one in levels["error"]} == {
+        "bring secrets/agents.yaml back from git or a backup"
+    }
+
+
+@pytest.mark.parametrize("file", ["agents.yaml", "recovery.yaml"])
+def test_the_cure_for_other_recipients_is_a_rule_that_gives_those_of_the_spec(
+    town: Town, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    who = json.loads((town.root / "recipients.json").read_text())
+    town.spec.write_text(town.spec.read_text().replace(who["human"], who["stranger"]))
+    _, levels = town.found(capsys)
+    (cure,) = {one["cure"] for one in levels["error"] if one["where"] == f"secrets/{file}"}
+    assert "program sops" in cure
+    assert cure.endswith(f"cd {town.root}/secrets && sops updatekeys {file}")
+    rule = cure[cure.index("- {") : cure.index("} - ") + 1]
+    (town.root / "secrets/.sops.yaml").write_text(f"creation_rules:\n{rule}\n")
+    wanted = {who["stranger"]} | ({who["host"]} if file == "agents.yaml" else set())
+    assert set(sops.creation_recipients(town.root / "secrets" / file, start=town.root / "secrets") or ()) == wanted
+
+
 def test_check_changes_nothing(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in town.root.rglob("*")}
     town.found(capsys)

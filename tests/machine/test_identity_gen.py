@@ -1,6 +1,7 @@
 """gen with the real gpg, ssh-keygen and SOPS files: nothing is replaced, nothing is lost when it is killed."""
 
 import hashlib
+import io
 import json
 import os
 import signal
@@ -208,7 +209,56 @@ def test_without_recipients_gen_stops_with_the_cure(town: Town, capsys: pytest.C
     town.spec.write_text("[agents.ada]\nuid = 41100\n")
     assert town.identity("gen", "--all") == 1
     assert "town.recipients" in capsys.readouterr().err
-    assert town.bytes() == {}
+    assert not (town.root / "identities").exists()
+    assert not (town.root / "secrets").exists()
+
+
+def test_a_directory_that_cannot_be_written_is_named_with_what_to_do(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["mount", "--bind", town.root, town.root])
+    try:
+        run(["mount", "-o", "remount,bind,ro", town.root])
+        assert town.identity("gen", "--all") == 1
+    finally:
+        run(["umount", "--lazy", town.root])
+    err = capsys.readouterr().err
+    assert f"identity: error: nothing can be written in {town.root}: Read-only file system" in err
+    assert "--out DIR" in err
+    assert "--debug" not in err
+
+
+def test_a_lost_recovery_file_is_said_and_no_second_one_is_made(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    assert town.identity("gen", "--all") == 0
+    (town.root / "secrets/recovery.yaml").unlink()
+    before = town.bytes()
+    capsys.readouterr()
+    assert town.identity("gen", "--all") == 0
+    out, err = capsys.readouterr()
+    assert out == "nothing to do\n"
+    assert "secrets/recovery.yaml is not there: bring secrets/recovery.yaml back from git or a backup" in err
+    town.write({"ada": "uid = 41100", "eve": "uid = 41102"})
+    assert town.identity("gen", "--all") == 1
+    assert "holds the primary keys of ada" in capsys.readouterr().err
+    assert town.bytes() == before
+
+
+def test_help_says_that_gen_needs_agents_or_all(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        town.identity("gen", "--help")
+    assert "without any, --all is needed" in " ".join(capsys.readouterr().out.split())
+    assert town.identity("gen", "--al") == 2
+    assert capsys.readouterr().err.endswith("identity: hint: identity gen --help shows what can be said\n")
+
+
+@pytest.mark.parametrize(("value", "hint"), [("", "identity secret set ada token <FILE"), ("a\0b", "base64")])
+def test_a_value_that_cannot_be_kept_is_refused_with_the_cure(
+    town: Town, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str, hint: str
+) -> None:
+    town.write({"ada": 'uid = 41100\nsecrets = { extra = { token = "ada/token" } }'})
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(value.encode())))
+    assert town.identity("secret", "set", "ada", "token") == 2
+    assert hint in capsys.readouterr().err.split("hint: ")[1]
 
 
 def test_creation_rules_are_used_where_the_spec_names_nobody(town: Town) -> None:

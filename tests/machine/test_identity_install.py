@@ -29,6 +29,7 @@ class Town:
         shutil.copytree(made, root, dirs_exist_ok=True)
         root.chmod(0o755)  # copytree takes the mode of pytest's directory too
         self.spec.write_text(self.spec.read_text().replace(str(made), str(root)))
+        (root / "p").mkdir()
         for person, name in ((ADA, "ada"), (VOX, "vox")):
             home = root / "a" / name
             home.mkdir(parents=True)
@@ -337,10 +338,92 @@ def test_an_agent_that_stops_the_work_does_not_stop_the_next(town: Town, monkeyp
     monkeypatch.setattr(tenant, "TIMEOUT", 0.5)
     started = time.monotonic()
     with files.opened(files.open_dir(town.home("ada"))) as fd, pytest.raises(tenant.HomeFailed, match="did not end"):
-        tenant._as_person(ADA, fd, lambda _: time.sleep(60) or [], Path("/"))
+        list(tenant._as_person(ADA, fd, lambda _: time.sleep(60) or [], Path("/")))
     assert time.monotonic() - started < 5
     with files.opened(files.open_dir(town.home("ada"))) as fd, pytest.raises(tenant.HomeFailed, match="signal 9"):
-        tenant._as_person(ADA, fd, lambda _: os.kill(os.getpid(), 9) or [], Path("/"))
+        list(tenant._as_person(ADA, fd, lambda _: os.kill(os.getpid(), 9) or [], Path("/")))
+
+
+@pytest.mark.parametrize(("end", "said"), [("raise", "KeyError: 'odd'"), ("kill", "signal 9")])
+def test_pieces_that_were_written_are_told_before_an_unexpected_end(town: Town, end: str, said: str) -> None:
+    def work(_: Path) -> Iterator[tenant.Piece]:
+        yield tenant.Piece("first", "made")
+        if end == "kill":
+            os.kill(os.getpid(), 9)
+        raise KeyError("odd")
+
+    told = []
+    with files.opened(files.open_dir(town.home("ada"))) as fd, pytest.raises(tenant.HomeFailed) as failed:
+        told += [piece.path for piece in tenant._as_person(ADA, fd, work, Path("/"))]
+    assert said in failed.value.what
+    assert "run it again" in failed.value.hint
+    with files.opened(files.open_dir(town.home("ada"))) as fd:
+        pieces = tenant._as_person(ADA, fd, work, Path("/"))
+        assert next(pieces).path == "first"
+
+
+def test_an_agent_with_the_uid_of_another_account_gets_nothing_and_others_go_on(town: Town) -> None:
+    (town.root / "passwd").write_text("root:x:0:0::/root:/bin/sh\nbob:x:41101:100::/:/bin/sh\n")
+    (town.home("ada") / ".ssh").symlink_to("/tmp")  # ada fails with 1: the wrong spec is worse
+    script = f'mount --bind {town.root}/passwd /etc/passwd; exec "$@"'
+    done = run([*town.apart, "sh", "-ec", script, "sh", *_argv(town.spec), "install"], env=_env(), check=False)
+    assert done.status == 78
+    assert b"agents.vox.uid: 41101 is the account bob" in done.err
+    assert list(town.home("vox").iterdir()) == []
+    assert (town.home("ada") / ".claude/CLAUDE.md").exists()
+
+
+def test_a_second_install_of_an_agent_at_once_ends_with_try_again_later(town: Town) -> None:
+    script = """
+        "$@" install vox >/dev/null
+        stat -c '%u %a' /run/nuketown/locks
+        flock /run/nuketown/locks/identity-ada "$@" install; echo $?
+        setpriv --reuid 41100 --regid 41100 --clear-groups ls /run/nuketown/locks 2>&1 | grep -c denied
+    """
+    done = run([*town.apart, "sh", "-c", script, "sh", *_argv(town.spec)], env=_env())
+    assert done.out.decode().split("\n") == ["0 700", "75", "1", ""]
+    assert b"identity: error: ada: another identity install of this agent is running" in done.err
+    assert list(town.home("ada").iterdir()) == []
+    assert (town.home("vox") / ".ssh/id_ed25519").exists()
+
+
+def test_a_change_of_the_spec_is_no_warning_and_one_of_the_agent_is(town: Town) -> None:
+    town.installed()
+    town.spec.write_text(town.spec.read_text().replace("uid = 41100", 'uid = 41100\nrole = "poetry"'))
+    (town.home("ada") / ".claude/CLAUDE.md").write_text("mine")
+    done = town.identity("install", "ada")
+    assert b"ada: rewritten .claude/AGENTS.md\n" in done.out
+    what = b".claude/CLAUDE.md was not as the spec has it: somebody changed it after it was installed"
+    assert done.err == b"identity: warning: ada: " + what + b"\n"
+    about = (town.root / "p/.nuketown/installed/ada.json").stat()
+    assert (about.st_uid, stat.S_IMODE(about.st_mode)) == (0, 0o600)
+
+
+def test_what_an_agent_had_before_the_first_install_is_written_over_with_a_warning(town: Town) -> None:
+    (town.home("vox") / ".claude").mkdir()
+    (town.home("vox") / ".claude/CLAUDE.md").write_text("mine")
+    for path in (town.home("vox") / ".claude", town.home("vox") / ".claude/CLAUDE.md"):
+        os.chown(path, VOX.uid, VOX.gid)
+    done = town.identity("install", "vox")
+    assert done.status == 0
+    assert b"no record says that it was installed so" in done.err
+
+
+def test_a_home_with_another_owner_is_told_with_cures_that_work(town: Town) -> None:
+    os.chown(town.home("ada"), 41190, 41190)
+    done = town.identity("install", "ada")
+    assert done.status == 1
+    assert b"belongs to uid 41190, not to uid 41100" in done.err
+    assert b"set agents.ada.uid = 41190 in the spec" in done.err
+    assert b"move it out of" in done.err
+
+
+def test_without_the_secrets_file_install_does_not_send_to_gen_which_would_refuse(town: Town) -> None:
+    (town.root / "secrets/agents.yaml").unlink()
+    done = town.identity("install")
+    assert done.status == 1
+    assert b"hint: bring secrets/agents.yaml back from git or a backup" in done.err
+    assert b"--all" not in done.err
 
 
 def test_a_home_deep_below_directories_that_the_agent_may_not_search_gets_its_key(town: Town) -> None:

@@ -1,0 +1,55 @@
+"""What is said while agents are installed: results as they come, and the status at the end."""
+
+from collections.abc import Mapping
+
+from identity.tenant import Piece
+from town import cli
+from town.failure import BAD_CONFIG, DONE, FAILED, TRY_LATER, Failure
+from town.spec import Agent
+from town.terminal import shown
+
+# A failure that a later try may cure is better than one that a person must cure, and that than a wrong spec.
+_WORST_LAST = (DONE, TRY_LATER, FAILED, BAD_CONFIG)
+
+
+class PieceFailed(Failure):
+    """One piece could not be brought into a home."""
+
+
+class Teller:
+    """Says what becomes of each piece, and keeps the worst status."""
+
+    def __init__(self, dry: bool) -> None:
+        self.dry = dry
+        self._changed, self._status = False, DONE
+
+    def home(self, agent: Agent, piece: Piece, before: Mapping[str, str]) -> None:
+        """A piece in a home; `before` are the digests of what was installed there last, by path."""
+        self.piece(agent, piece)
+        if piece.what != "rewritten":
+            return
+        last = before.get(piece.path)
+        if last is not None and last == piece.held:
+            return  # as it was installed: the spec has changed, and nobody else's hand was in it
+        why = "somebody changed it after it was installed" if last else "no record says that it was installed so"
+        cli.warn("identity", f"{agent.name}: {shown(piece.path)} was not as the spec has it: {why}")
+
+    def piece(self, agent: Agent, piece: Piece) -> None:
+        """One piece, when anything became of it."""
+        if piece.what == "failed":
+            self.failure(agent, PieceFailed(f"{shown(piece.path)}: {shown(piece.why)}", hint=shown(piece.hint)))
+        elif piece.what != "kept":
+            self._changed = True
+            print(f"{agent.name}: {'would be ' if self.dry else ''}{piece.what} {shown(piece.path)}", flush=True)
+
+    def failure(self, agent: Agent, failure: Failure) -> None:
+        """Something that could not be installed; the rest goes on."""
+        status = failure.status if failure.status in _WORST_LAST else FAILED
+        self._status = max(self._status, status, key=_WORST_LAST.index)
+        cli.tell("identity", failure, agent.name)
+
+    def end(self) -> int:
+        """The status of the command."""
+        if not self._changed and self._status == DONE:
+            print("nothing to do")
+        return self._status
