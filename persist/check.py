@@ -6,16 +6,20 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from town import accounts, cli, machine
-from town.failure import ATTENTION, DONE, BadSpec, Problem
+from persist import device, ground
+from town import accounts, cli, files, machine
+from town.failure import ATTENTION, DONE, BadSpec, Failure, Problem, Unsafe
 from town.spec import Agent, Persist, Spec, load
-from town.terminal import shown
+from town.terminal import say, shell_word, shown
 
 _KEPT = (("both", "here and in the store"), ("store", "in the store"), ("bind", "here"))
 
 
 def command(arguments: argparse.Namespace) -> int:
-    """Status 0, or 3 with warnings. Raises BadSpec (78) with every problem, after the JSON document if due."""
+    """Status 0, or 3 with warnings; notes change neither.
+
+    Raises BadSpec (78) with every problem, after the JSON document if due.
+    """
     file = cli.spec_file(arguments)
     try:
         spec = load(file)
@@ -26,14 +30,38 @@ def command(arguments: argparse.Namespace) -> int:
             cli.put_json({"ok": False, "problems": _plain(bad.problems), "warnings": []})
         raise
     warnings = (*_file(spec), *(_machine(spec) if arguments.machine else ()))
+    noted = tuple(notes(spec))
     if arguments.json:
         agents = [{"name": agent.name, "uid": agent.uid, "gid": agent.gid} for agent in spec.agents]
-        cli.put_json({"ok": True, "problems": [], "warnings": _plain(warnings), "agents": agents})
+        cli.put_json(
+            {"ok": True, "problems": [], "warnings": _plain(warnings), "notes": _plain(noted), "agents": agents}
+        )
     else:
         print("\n".join(_summary(spec)))
     for warning in warnings:
         cli.warn("persist", f"{shown(str(file))}: {warning}", warning.cure)
+    for note in noted:
+        say(f"persist: note: {note}")
     return ATTENTION if warnings else DONE
+
+
+def notes(spec: Spec) -> Iterator[Problem]:
+    """What the spec says and this version only reads, and what a person may not expect of it."""
+    town = spec.town
+    if town.btrfs is None:
+        yield Problem("town.btrfs", "is left out: no home is wiped at boot")
+    else:
+        yield Problem("town.btrfs.keep", f"is read only: nothing prunes {shown(town.btrfs.old)} yet")
+    if town.store is not None:
+        yield Problem("town.sync.every", "is read only: no timer is made yet, run persist sync by one of your own")
+        yield Problem("town.sync.keep", "is read only: nothing prunes the store yet")
+        if town.store.startswith("s3:"):
+            yield Problem("town.store", "s3:// is not carried out by this version, which knows file:// stores only")
+    for agent in spec.agents:
+        if agent.sudo:
+            yield Problem(f"agents.{agent.name}.sudo", "goes into the agent's documents only: it gives no right")
+        if agent.devices:
+            yield Problem(f"agents.{agent.name}.devices", "go into the agent's documents only: no udev rule is made")
 
 
 def _plain(problems: tuple[Problem, ...]) -> list[dict[str, str]]:
@@ -102,14 +130,64 @@ def _directories(spec: Spec) -> Iterator[Problem]:
         if path is None:
             continue
         named = shown(str(path))
-        if not path.is_dir():
+        if not _is_dir(path):
             yield Problem(f"town.{key}", f"{named} is not there", f"mount it or make it: mkdir -m 0755 {named}")
         for above in (path, *path.parents):
-            if reason := _changeable(spec, above):
+            if reason := _changeable(spec, above) or (_not_roots(path) if above == path else ""):
                 yield Problem(f"town.{key}", f"{shown(str(above))} {reason}", "chown it to root, mode 0755 or less")
-    if spec.town.btrfs is not None and spec.town.agents_dir.is_dir() and not os.path.ismount(spec.town.agents_dir):
-        what = f"nothing is mounted on {shown(str(spec.town.agents_dir))}, and the town has btrfs"
-        yield Problem("town.btrfs", what, f"mount the subvolume {spec.town.btrfs.subvolume} there")
+    yield from _kept(spec)
+    yield from _btrfs(spec)
+
+
+def _is_dir(path: Path) -> bool:
+    """Whether a directory is there; where this user may not look, nothing is said against it."""
+    try:
+        return path.is_dir()
+    except PermissionError:
+        return True
+
+
+def _not_roots(path: Path) -> str:
+    """Why `ground` would refuse the directory; empty when it would not, or when it is missing."""
+    try:
+        with files.opened(files.open_dir(path)) as fd:
+            ground.refuse_others(fd, path)
+    except Unsafe as error:
+        return error.what.removeprefix(f"{shown(str(path))} ")
+    except Failure:
+        return ""
+    return ""
+
+
+def _kept(spec: Spec) -> Iterator[Problem]:
+    """persist_dir/agents: missing, it may be that the disk is not mounted."""
+    if spec.town.persist_dir is None or not _is_dir(spec.town.persist_dir):
+        return
+    path = spec.town.persist_dir / "agents"
+    if not _is_dir(path):
+        cure = "if a disk belongs there, mount it; where there never was one: persist init"
+        yield Problem("town.persist_dir", f"{shown(str(path))} is not there: nothing is kept yet", cure)
+    elif reason := _not_roots(path):
+        cure = f"chown root:root {shell_word(str(path))} && chmod go-w {shell_word(str(path))}, after a look"
+        yield Problem("town.persist_dir", f"{shown(str(path))} {reason}", cure)
+
+
+def _btrfs(spec: Spec) -> Iterator[Problem]:
+    if spec.town.btrfs is None:
+        return
+    try:
+        # blkid tells an ordinary user nothing about tags, which is not the same as nothing there.
+        if os.geteuid() == 0 or spec.town.btrfs.device.startswith("/"):
+            device.resolve(spec.town.btrfs.device)
+    except Failure as failure:
+        yield Problem("town.btrfs.device", failure.what, failure.hint)
+    try:
+        with files.opened(files.open_dir(spec.town.agents_dir)) as fd:
+            ground.refuse_wrong_mount(spec, fd)
+    except ground.NotMounted as failure:
+        yield Problem("town.btrfs", failure.what, failure.hint)
+    except Failure:
+        return  # agents_dir is missing, which is said already
 
 
 def _keys(spec: Spec) -> Iterator[Problem]:

@@ -87,6 +87,7 @@ def parser() -> cli.Parser:
     )  # fmt: skip
     recall.add_argument("home", metavar="AGENT@HOME", help="a name that `persist homes` shows, or its unique beginning")
     recall.add_argument("--to", metavar="DIR", help="where it is mounted (made when missing)", required=True)
+    recall.add_argument("--dry-run", action="store_true", help="print what would be done")
     recall.add_argument("--exec", action="store_true", help="let programs in it run; without it the mount is noexec")
     return top
 

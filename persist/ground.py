@@ -57,14 +57,14 @@ def agents_dir(spec: Spec) -> Iterator[int]:
     """Open agents_dir: root's own, and with [town.btrfs] the mount of the subvolume that the spec names."""
     with _roots_own(spec.town.agents_dir, "agents_dir") as fd:
         if spec.town.btrfs is not None:
-            _refuse_wrong_mount(spec, spec.town.btrfs.subvolume, fd)
+            refuse_wrong_mount(spec, fd)
         yield fd
 
 
-def require_root(verb: str) -> None:
+def require_root(verb: str, why: str = "it looks into homes of other users") -> None:
     """Raises NotRoot: better one sentence now than a permission error in the middle."""
     if os.geteuid() != 0:
-        raise NotRoot(f"persist {verb} needs root: it looks into homes of other users", hint=f"sudo persist {verb}")
+        raise NotRoot(f"persist {verb} needs root: {why}", hint=f"sudo persist {verb}")
 
 
 def wrong_owner(path: Path, found: int, expected: int) -> WrongOwner:
@@ -101,18 +101,28 @@ def refuse_others(fd: int, path: Path) -> None:
     )
 
 
-def _refuse_wrong_mount(spec: Spec, subvolume: str, fd: int) -> None:
-    here, path = mounts.of(fd), spec.town.agents_dir
-    mounted = here.target == os.fsencode(os.path.realpath(path))
+def refuse_wrong_mount(spec: Spec, fd: int) -> None:
+    """Raises NotMounted when agents_dir, open, is not the mount of the subvolume that [town.btrfs] names."""
+    assert spec.town.btrfs is not None
+    here, path, subvolume = mounts.of(fd), spec.town.agents_dir, spec.town.btrfs.subvolume
+    mounted = is_mount_point(fd, path)
     if mounted and here.kind == "btrfs" and here.root == b"/" + os.fsencode(subvolume):
         return
     found = f"a {here.kind} mount of {shown(here.root)}" if mounted else "no mount of its own"
+    first = f"umount -R {shell_word(os.fspath(path))} && " if mounted else ""
     raise NotMounted(
-        f"{shown(os.fspath(path))} is not the mounted subvolume {shown(subvolume)}: it is {found}", hint=_mounting(spec)
+        f"{shown(os.fspath(path))} is not the mounted subvolume {shown(subvolume)}: it is {found}",
+        hint=first + mounting(spec),
     )
 
 
-def _mounting(spec: Spec) -> str:
+def is_mount_point(fd: int, path: Path) -> bool:
+    """Whether the directory that `fd` has open at `path` is the root of a mount there."""
+    return mounts.of(fd).target == os.fsencode(os.path.realpath(path))
+
+
+def mounting(spec: Spec) -> str:
+    """The command that mounts the subvolume of [town.btrfs] at agents_dir."""
     assert spec.town.btrfs is not None
     options = shell_word(f"subvol={spec.town.btrfs.subvolume},nosuid,nodev,noatime")
     device, path = shell_word(spec.town.btrfs.device), shell_word(os.fspath(spec.town.agents_dir))

@@ -47,6 +47,9 @@ def command(arguments: argparse.Namespace) -> int:
     else:
         with device.top(town) as top:
             found = [old for old in kept(town, top) if named is None or old.agent in named]
+        if not found:
+            whose = "" if named is None else f" of {', '.join(arguments.agents)}"
+            say(f"no old homes{whose}: a rollback sets them aside")
     cli.put_json({"homes": list(map(_json, found))}) if arguments.json else _put_text(found)
     return DONE
 

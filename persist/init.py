@@ -14,9 +14,10 @@ def command(arguments: argparse.Namespace) -> int:
     """Prepare what the spec needs. Raises layout.NotAsItShouldBe when something else stands in its place."""
     town = spec.load(cli.spec_file(arguments))
     if arguments.store:
+        require_root("init --store", "the store's key and the lock beside the spec are root's")
         status: int = import_module("persist.makestore").make(town, arguments.dry_run)
         return status
-    require_root("init")
+    require_root("init", "subvolumes and directories of root's are made")
     return prepare(town, dry_run=arguments.dry_run)
 
 

@@ -87,7 +87,7 @@ def _put_text(town: Spec, agent: Agent, home: int) -> None:
         pass
     lines = fold.lines(tree)
     path = shown(str(town.home(agent)))
-    print(f"{agent.name}: {_sum(tree.root.bytes, tree.root.files)} in {path} would be lost at the next boot")
+    print(f"{agent.name}: {_sum(tree.root.bytes, tree.root.files)} in {path} {_fate(town)}")
     for line in lines[:LINES]:
         print(f"  {_line(line)}")
     if rest := lines[LINES:]:
@@ -96,7 +96,13 @@ def _put_text(town: Spec, agent: Agent, home: int) -> None:
     if tree.regenerated.files:
         print(f"  back by itself (identity install): {_sum(tree.regenerated.bytes, tree.regenerated.files)}")
     _put_proposals(agent, tree)
-    _warn_of_unbound(agent, tree)
+    _warn_of_unbound(town, agent, tree)
+
+
+def _fate(town: Spec) -> str:
+    if town.town.btrfs is not None:
+        return "would be lost at the next boot"
+    return "outside every declared path (the town has no [town.btrfs]: no boot of its own takes that)"
 
 
 def _put_proposals(agent: Agent, tree: Tree) -> None:
@@ -107,12 +113,13 @@ def _put_proposals(agent: Agent, tree: Tree) -> None:
         print(f"persist = [{', '.join(toml_string(str(path)) for path, _ in proposed)}]")
 
 
-def _warn_of_unbound(agent: Agent, tree: Tree) -> None:
+def _warn_of_unbound(town: Spec, agent: Agent, tree: Tree) -> None:
+    fate = "would be lost too" if town.town.btrfs is not None else "is in the home alone"
     for aside in _filled(tree):
         cli.warn(
             "persist",
             f"{agent.name}: {shown(aside.path)} is declared but not bound: {_sum(aside.bytes, aside.files)} in it "
-            "would be lost too",
+            f"{fate}",
             "move it aside, persist restore, then copy it back",
         )
 
@@ -147,7 +154,7 @@ def _put_json(town: Spec, homes: list[tuple[Agent, int]]) -> None:
         print(f'{"," if position else ""}{json.dumps(head)[:-1]}, "entries": [')
         _put_entries(agent, home, tree)
         print(f"], {json.dumps(_summary(agent, tree))[1:]}")
-    print("]}")
+    print(f'], "wiped_at_boot": {json.dumps(town.town.btrfs is not None)}}}')
 
 
 def _put_entries(agent: Agent, home: int, tree: Tree) -> None:

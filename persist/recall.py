@@ -39,12 +39,15 @@ def command(arguments: argparse.Namespace) -> int:
     """Recall one home and print where it is mounted."""
     town = spec.load(cli.spec_file(arguments))
     agent, separator, key = arguments.home.partition("@")
-    if not separator or not agent:
+    if not separator or not agent or not key:
         raise WrongUsage(
             f"{shown(arguments.home)} is not of the form AGENT@HOME", hint="persist homes lists what can be recalled"
         )
     ground.require_root("recall")
     place = Path(os.path.abspath(arguments.to))
+    if arguments.dry_run:
+        print("\n".join(plan(town, (agent, key), place, run=arguments.exec)))
+        return DONE
     try:
         old = recall(town, (agent, key), place, run=arguments.exec)
     except OSError as error:
@@ -64,10 +67,23 @@ def recall(town: Spec, wanted: tuple[str, str], place: Path, *, run: bool = Fals
         old = chosen(homes.kept(town, top), *wanted)
         agents = stack.enter_context(ground.agents_dir(town))
         target = stack.enter_context(_place(town, place))
+        assert target is not None, "it was made"
         source = stack.enter_context(_copied(town, top, agents, old))
         attributes = mounts.HARDENED | (0 if run else kernel.MOUNT_NOEXEC)
         mounts.bind(source, target, attributes=attributes)
     return old
+
+
+def plan(town: Spec, wanted: tuple[str, str], place: Path, *, run: bool = False) -> list[str]:
+    """What `recall` would do, a line for each thing; refuses what it would refuse, and makes nothing."""
+    with device.top(town) as top, ground.agents_dir(town):
+        old = chosen(homes.kept(town, top), *wanted)
+    with _place(town, place, make=False) as fd:
+        missing = fd is None
+    where, options = shown(str(place)), "nosuid,nodev" + ("" if run else ",noexec")
+    making = [f"make      {where}, root:root 0755"] if missing else []
+    copy = shown(str(town.town.agents_dir / RECALLED))
+    return [f"snapshot  {old.name} into {copy}", *making, f"mount     the copy at {where} ({options})"]
 
 
 def chosen(kept: Sequence[Old], agent: str, key: str) -> Old:
@@ -126,15 +142,21 @@ def _original(town: Spec, top: int, old: Old) -> Iterator[tuple[int, bytes | Non
 
 
 @contextmanager
-def _place(town: Spec, place: Path) -> Iterator[int]:
-    """The directory to mount on, made where it is missing: real, empty, and out of every agent's reach."""
+def _place(town: Spec, place: Path, *, make: bool = True) -> Iterator[int | None]:
+    """The directory to mount on: real, empty, and out of every agent's reach.
+
+    Made where it is missing; with `make` false nothing is, and it is None then.
+    """
     fd = os.open("/", files.DIRECTORY)
     try:
         where = Path("/")
         for part in place.parts[1:]:
             _refuse_agents(town, fd, where)
             where = where / part
-            below = _entered(fd, part, where)
+            below = _entered(fd, part, where, make=make)
+            if below is None:
+                yield None
+                return
             os.close(fd)
             fd = below
         if where == Path("/") or files.names(fd):
@@ -145,11 +167,13 @@ def _place(town: Spec, place: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _entered(fd: int, part: str, where: Path) -> int:
+def _entered(fd: int, part: str, where: Path, *, make: bool) -> int | None:
     try:
         try:
             return files.open_beneath(fd, part)
         except FileNotFoundError:
+            if not make:
+                return None
             return files.make_dirs(fd, PurePosixPath(part), mode=0o755, owner=(os.geteuid(), os.getegid()))
     except NotADirectoryError as error:
         raise NotEmpty(f"{shown(str(where))} is not a directory", hint="name an empty or a new directory") from error

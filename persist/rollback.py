@@ -4,7 +4,7 @@ import argparse
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import initrd
@@ -36,7 +36,7 @@ class RollbackFailed(Failure):
 def command(arguments: argparse.Namespace) -> int:
     """Roll back, or with --dry-run say what would be set aside."""
     town = spec.load(cli.spec_file(arguments))
-    require_root("rollback")
+    require_root("rollback", "it replaces the subvolume of all homes")
     if arguments.dry_run:
         print("\n".join(plan(town)))
         return DONE
@@ -45,9 +45,11 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def plan(town: Spec) -> list[str]:
-    """What a rollback would do, a line for each thing. Raises what `device.top` raises."""
+    """What a rollback would do, a line for each thing. Raises InUse, Running, or what `device.top` raises."""
+    names = _btrfs(town)
+    _refuse_running()
+    _refuse_in_use(town, device.resolve(names.device))
     with device.top(town) as top:
-        names = _btrfs(town)
         lines = [line for name in (f"{names.subvolume}.new", names.subvolume) for line in _planned(top, name, names)]
     return lines or [f"snapshot  {shown(names.blank)} as {shown(names.subvolume)}"]
 
@@ -114,10 +116,23 @@ def _refuse_in_use(town: Spec, source: str) -> None:
     at = [mount for mount in mounts.table() if _shows(mount, names.subvolume, source, directory)]
     if below or at:
         where = sorted({shown(mount.target) for mount in [*below, *at]})
+        undo = " && ".join(_undoing(directory, [*below, *reversed(at)]))
         raise InUse(
             f"homes are in use: mounted at {', '.join(where[:5])}{' and elsewhere' if len(where) > 5 else ''}",
-            hint=f"stop the agents, then: umount -R {shell_word(str(directory))}",
+            hint=f"stop the agents, then: {undo}",
         )
+
+
+def _undoing(directory: Path, found: list[Mount]) -> Iterator[str]:
+    """The commands that unmount all of `found` (latest first), and no more than is needed."""
+    top = os.fsencode(directory)
+    whole = mounts.at(directory) is not None
+    inside = [mount for mount in found if mount.target == top or mount.target.startswith(top + b"/")]
+    if whole and inside:
+        yield f"umount -R {shell_word(top)}"
+    others = [mount.target for mount in found if not (whole and mount in inside)]
+    if others:
+        yield f"umount {' '.join(shell_word(target) for target in dict.fromkeys(others))}"
 
 
 def _shows(mount: Mount, subvolume: str, source: str, directory: Path) -> bool:
@@ -141,8 +156,21 @@ def _alone() -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Running("another rollback is running", hint="wait until it has ended") from error
+            raise _running() from error
         yield
+
+
+def _refuse_running() -> None:
+    """Raises Running when a rollback holds the lock now. Makes nothing."""
+    with suppress(FileNotFoundError), files.opened(os.open(RUN / "rollback.lock", os.O_RDONLY | os.O_CLOEXEC)) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _running() from error
+
+
+def _running() -> Running:
+    return Running("another rollback is running", hint="wait until it has ended")
 
 
 def _failed(done: process.Done) -> RollbackFailed:

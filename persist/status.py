@@ -10,31 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Literal
 
-from persist import ground
+from persist import ground, proof, reach
 from persist.ground import Ground
+from persist.proof import Rollback, Trouble
 from persist.restore import found, origins
 from persist.restore.plan import FoundDirectory
-from town import btrfs, cli, files, machine, spec
+from town import btrfs, cli, machine, spec
 from town.failure import ATTENTION, BROKEN, DONE, BadSpec, Failure
 from town.spec import Agent, Persist, Spec
 from town.terminal import shown
 
-PROOF = Path("/run/nuketown/rollback")  # the boot hook writes it; rollback.failed beside it says why there is none
-_PROOF_LIMIT = 64 << 10
-
 State = Literal["bound", "in the home", "missing", "not bound", "unknown"]
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Something that a person should know, how much it matters, and the next command."""
-
-    level: int  # ATTENTION or BROKEN
-    what: str
-    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +41,8 @@ class Report:
 
     agent: Agent
     home: bool = False
+    owner: int | None = None  # uid of whatever has the home's name, also when it is no home of the agent's
+    looked: bool = False
     subvolume: bool | None = None
     since: datetime | None = None
     directories: list[Directory] = field(default_factory=list)
@@ -64,22 +55,34 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollback:
-    """What the boot hook left in /run: its proof (key, value), or why it failed."""
+class Whole:
+    """What is known of the town itself: its rollback, what is doubtful about that, what is wrong with its store."""
 
-    proof: tuple[tuple[str, str], ...] | None
-    failed: str = ""
+    rollback: Rollback
+    doubt: Trouble | None = None
+    store: Trouble | None = None
+
+    @property
+    def level(self) -> int:
+        return max((trouble.level for trouble in (self.doubt, self.store) if trouble is not None), default=DONE)
 
 
 def command(arguments: argparse.Namespace) -> int:
-    """Report on the agents that were named, or all; the worst level of any of them."""
+    """Report on the agents that were named, or all; the worst level of any of them, or of the town."""
     town = spec.load(cli.spec_file(arguments))
     agents = town.chosen(arguments.agents)
     ground.require_root("status")
-    reports, rollback = look(town, agents), rolled_back(PROOF) if town.town.btrfs else Rollback(None)
-    cli.put_json(_json(town, reports, rollback)) if arguments.json else _put_text(town, reports, rollback)
-    failed = [BROKEN] if rollback.failed else []
-    return max([DONE, *failed, *(report.level for report in reports)])
+    whole, reports = look_at_town(town), look(town, agents)
+    cli.put_json(_json(town, reports, whole)) if arguments.json else _put_text(town, reports, whole)
+    return max([whole.level, *(report.level for report in reports)])
+
+
+def look_at_town(town: Spec) -> Whole:
+    """What concerns every agent. Raises nothing for what is missing."""
+    if town.town.btrfs is None:
+        return Whole(Rollback(None), store=reach.trouble(town))
+    rollback = proof.read()
+    return Whole(rollback, proof.doubt(town, rollback), reach.trouble(town))
 
 
 def look(town: Spec, agents: tuple[Agent, ...]) -> list[Report]:
@@ -91,30 +94,12 @@ def look(town: Spec, agents: tuple[Agent, ...]) -> list[Report]:
         return [Report(agent, troubles=[Trouble(BROKEN, failure.what, failure.hint)]) for agent in agents]
 
 
-def rolled_back(proof: Path) -> Rollback:
-    """What the boot hook left beside `proof`."""
-    failed = _text(proof.with_name(proof.name + ".failed"))
-    lines = _text(proof)
-    pairs = None if lines is None else tuple(_pair(line) for line in lines.splitlines() if "=" in line)
-    return Rollback(pairs, "" if failed is None else "; ".join(shown(line) for line in failed.splitlines()))
-
-
-def _pair(line: str) -> tuple[str, str]:
-    key, _, value = line.partition("=")
-    return shown(key), shown(value)
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return files.read_bounded(path, _PROOF_LIMIT).decode("utf-8", "surrogateescape")
-    except Failure:
-        return None
-
-
 def _report(town: Spec, agent: Agent, here: Ground) -> Report:
     report = Report(agent)
     with _troubles(report):
         machine.refuse_conflicts(town, (agent,))
+    with _troubles(report):
+        report.owner, report.looked = _owner(agent, here), True
     with _troubles(report), found.maybe_home(town, agent, here) as home:
         _home(town, report, home)
         report.directories = _directories(town, agent, here, report)
@@ -133,6 +118,13 @@ def _troubles(report: Report) -> Iterator[None]:
         report.troubles.append(Trouble(BROKEN, failure.what, failure.hint))
     except OSError as error:
         report.troubles.append(Trouble(BROKEN, f"{report.agent.name} cannot be looked at: {error.strerror}"))
+
+
+def _owner(agent: Agent, here: Ground) -> int | None:
+    try:
+        return os.stat(agent.name, dir_fd=here.agents, follow_symlinks=False).st_uid
+    except FileNotFoundError:
+        return None
 
 
 def _home(town: Spec, report: Report, home: int | None) -> None:
@@ -201,40 +193,48 @@ def _when(time: datetime) -> str:
     return time.isoformat(timespec="seconds")
 
 
-def _put_text(town: Spec, reports: list[Report], rollback: Rollback) -> None:
-    for line in _rollback_lines(town, rollback):
+def _put_text(town: Spec, reports: list[Report], whole: Whole) -> None:
+    for line in _town_lines(town, whole):
         print(line)
     for report in reports:
         for line in _lines(town, report):
             print(line)
 
 
-def _rollback_lines(town: Spec, rollback: Rollback) -> Iterator[str]:
-    if rollback.failed:
-        yield f"rollback: FAILED: {rollback.failed}"
-    elif rollback.proof is not None:
-        yield f"rollback: {_told(rollback.proof)}"
-    elif town.town.btrfs is None:
-        yield "rollback: none: the town has no [town.btrfs], homes outlive the boot"
-    else:
-        yield f"rollback: this boot left no proof in {PROOF}"
+def _town_lines(town: Spec, whole: Whole) -> Iterator[str]:
+    yield f"rollback: {_rollback_line(town, whole)}"
+    if whole.doubt is not None:
+        yield from _trouble_lines(whole.doubt)
+    if whole.store is not None:
+        yield "store:"
+        yield from _trouble_lines(whole.store)
 
 
-def _told(proof: tuple[tuple[str, str], ...]) -> str:
-    facts = _grouped(proof)
+def _rollback_line(town: Spec, whole: Whole) -> str:
+    if town.town.btrfs is None:
+        return "none: the town has no [town.btrfs], homes outlive the boot"
+    if whole.rollback.failed:
+        return f"FAILED: {whole.rollback.failed}"
+    if whole.rollback.proof is None:
+        return "no proof"
+    return "the proof does not fit" if whole.doubt is not None else _told(whole.rollback.facts)
+
+
+def _told(facts: dict[str, list[str]]) -> str:
     aside = f"; set aside: {', '.join(facts['old'])}" if "old" in facts else "; nothing was set aside"
-    return (
-        f"{facts.get('subvolume', ['the subvolume'])[0]} was made blank at boot {facts.get('boot_id', ['?'])[0]}{aside}"
-    )
+    return f"{facts['subvolume'][0]} was made blank at boot {facts['boot_id'][0]}{aside}"
+
+
+def _trouble_lines(trouble: Trouble) -> Iterator[str]:
+    yield f"  {'broken' if trouble.level == BROKEN else 'note'}:  {trouble.what}"
+    if trouble.hint:
+        yield f"    next:  {trouble.hint}"
 
 
 def _lines(town: Spec, report: Report) -> Iterator[str]:
     word = {DONE: "good", ATTENTION: "needs attention", BROKEN: "BROKEN"}[report.level]
     yield f"{report.agent.name}: {word}"
-    path = shown(str(town.home(report.agent)))
-    kind = "a subvolume" if report.subvolume else "a plain directory"
-    since = "" if report.since is None else f", since {_when(report.since)}"
-    yield f"  home     {path} ({f'{kind}{since}' if report.home else 'missing'})"
+    yield f"  home     {shown(str(town.home(report.agent)))} ({_kind(report)})"
     for directory in report.directories:
         entry = directory.entry
         origin = f", {directory.origin}" if directory.origin else ""
@@ -242,21 +242,36 @@ def _lines(town: Spec, report: Report) -> Iterator[str]:
     if report.synced is not None:
         yield f"  synced   {report.synced['time']}, snapshot {shown(str(report.synced['snapshot']))}"
     for trouble in report.troubles:
-        yield f"  {'broken' if trouble.level == BROKEN else 'note'}:  {trouble.what}"
-        if trouble.hint:
-            yield f"    next:  {trouble.hint}"
+        yield from _trouble_lines(trouble)
 
 
-def _json(town: Spec, reports: list[Report], rollback: Rollback) -> dict[str, object]:
-    proof = None if rollback.proof is None else _grouped(rollback.proof)
+def _kind(report: Report) -> str:
+    """What stands where the home belongs."""
+    if report.home:
+        since = "" if report.since is None else f", since {_when(report.since)}"
+        return f"{'a subvolume' if report.subvolume else 'a plain directory'}{since}"
+    if not report.looked:
+        return "not looked at"
+    if report.owner is None:
+        return "missing"
+    return "not a directory" if report.owner == report.agent.uid else f"belongs to uid {report.owner}"
+
+
+def _json(town: Spec, reports: list[Report], whole: Whole) -> dict[str, object]:
+    rollback = whole.rollback
     return {
-        "rollback": {"proof": proof, "failed": rollback.failed or None},
+        "rollback": {
+            "proof": None if rollback.proof is None else rollback.facts,
+            "failed": rollback.failed or None,
+            "trouble": None if whole.doubt is None else _trouble_json(whole.doubt),
+        },
+        "store": {"trouble": None if whole.store is None else _trouble_json(whole.store)},
         "agents": [_report_json(town, report) for report in reports],
     }
 
 
-def _grouped(pairs: tuple[tuple[str, str], ...]) -> dict[str, list[str]]:
-    return {key: [value for other, value in pairs if other == key] for key, _ in pairs}
+def _trouble_json(trouble: Trouble) -> dict[str, object]:
+    return {"level": trouble.level, "what": trouble.what, "next": trouble.hint or None}
 
 
 def _report_json(town: Spec, report: Report) -> dict[str, object]:
@@ -265,15 +280,14 @@ def _report_json(town: Spec, report: Report) -> dict[str, object]:
         "level": report.level,
         "home": {
             "path": cli.named(os.fsencode(town.home(report.agent))),
-            "present": report.home,
+            "present": report.home or report.owner is not None if report.looked else None,
+            "owner": report.owner,
             "subvolume": report.subvolume,
             "since": None if report.since is None else _when(report.since),
         },
         "directories": [_directory_json(directory) for directory in report.directories],
         "last_sync": report.synced,
-        "troubles": [
-            {"level": trouble.level, "what": trouble.what, "next": trouble.hint or None} for trouble in report.troubles
-        ],
+        "troubles": list(map(_trouble_json, report.troubles)),
     }
 
 

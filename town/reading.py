@@ -1,5 +1,6 @@
 """From the bytes of town.toml to a Spec: every mistake of a file is found before one is told."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,14 @@ def load(file: Path) -> Spec:
     except Unreadable as error:
         # The message names the file, which every problem does already.
         what = error.what.removeprefix(f"{shown(str(file))} ")
-        raise BadSpec(shown(str(file)), (Problem("", what, _WHERE),)) from error
+        raise BadSpec(shown(str(file)), (Problem("", what, _cure(error)),)) from error
     return parse(data, file)
+
+
+def _cure(error: Unreadable) -> str:
+    cause = error.__cause__
+    denied = isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM)
+    return "run it as root (sudo): this user may not read it" if denied else _WHERE
 
 
 def parse(data: bytes, file: Path) -> Spec:
@@ -71,6 +78,11 @@ def _agent_place(place: Place, agent: Agent, *keys: str) -> Place:
     return place
 
 
+def _called(agent: Agent) -> str:
+    """The agent as its key path says it: the name may be one that is refused, with anything in it."""
+    return Place("", []).key(agent.name).where
+
+
 def _refuse_human(town: Town, agents: tuple[Agent, ...], place: Place) -> None:
     for agent in agents:
         if town.human is not None and agent.name == town.human.user:
@@ -83,11 +95,11 @@ def _refuse_shared_ids(agents: tuple[Agent, ...], place: Place) -> None:
     for agent in agents:
         first = owner.setdefault(agent.uid, agent)
         if first is not agent and agent.uid:
-            _agent_place(place, agent, "uid").wrong(f"{agent.uid} is {shown(first.name)}'s", "give it another number")
+            _agent_place(place, agent, "uid").wrong(f"{agent.uid} is {_called(first)}'s", "give it another number")
     for agent in agents:
         other = owner.get(agent.gid)
         if other is not None and other is not agent and agent.gid != agent.uid:
-            what = f"{agent.gid} is the number of {shown(other.name)}, and of its own group"
+            what = f"{agent.gid} is the number of {_called(other)}, and of its own group"
             _agent_place(place, agent, "gid").wrong(
                 what, "leave gid out, or name a group that no agent is called after"
             )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 
-from persist import ground
+from persist import ground, proof
 from persist.ground import Ground
 from persist.restore import apply, found, origins, plan
 from persist.restore.plan import Action, Blocked, Fetch, Remote
@@ -37,7 +37,32 @@ def restore(town: Spec, agents: Sequence[Agent], *, dry_run: bool = False) -> in
     """Restore `agents`, say on standard output what was done and on standard error what was not."""
     ground.require_root("restore")
     with ground.opened(town) as here:
+        _warn(town, agents, here)
         return worst([_one(town, agent, here, dry_run=dry_run) for agent in agents])
+
+
+def _warn(town: Spec, agents: Sequence[Agent], here: Ground) -> None:
+    """What a person should hear before homes are made, and what stops nothing."""
+    if (doubt := proof.doubt(town, proof.read())) is not None:
+        cli.warn("persist", doubt.what, doubt.hint)
+    bound = any(entry.bound for agent in agents for entry in agent.persist)
+    persist_dir = town.town.persist_dir
+    if not bound or here.persist is None or persist_dir is None or _holds_agents(here.persist):
+        return
+    if not ground.is_mount_point(here.persist, persist_dir):
+        cli.warn(
+            "persist",
+            f"persist_dir holds nothing yet: {shown(str(persist_dir))} is no mount point, and agents start empty",
+            "if a disk belongs there, mount it before agents write",
+        )
+
+
+def _holds_agents(persist: int) -> bool:
+    try:
+        os.stat("agents", dir_fd=persist, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def worst(statuses: Sequence[int]) -> int:
@@ -157,12 +182,18 @@ def _say(agent: Agent, lines: Sequence[str]) -> None:
 @contextmanager
 def _alone(town: Spec, agent: Agent) -> Iterator[None]:
     """One restore of an agent at a time: the lock lies where no agent can take it, and goes with the process."""
-    with files.opened(origins.state(town, "locks")) as directory:
-        name = f"restore-{agent.name}"
-        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
-        with files.opened(lock):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Busy("another restore of this agent is running", hint="wait for it, then try again") from error
-            yield
+    with files.opened(_lock(town, agent)) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy("another restore of this agent is running", hint="wait for it, then try again") from error
+        yield
+
+
+def _lock(town: Spec, agent: Agent) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with files.opened(origins.state(town, "locks")) as directory:
+            return os.open(f"restore-{agent.name}", flags, 0o600, dir_fd=directory)
+    except OSError as error:
+        raise apply.refused(error, town.state_dir, "the lock of the restore cannot be made") from error

@@ -4,6 +4,7 @@ A restore that is cut off anywhere is finished by the next: a name appears when 
 names that are left over are removed first.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from persist.restore.plan import (
 from town import btrfs, files, kernel, mounts
 from town.failure import Failure, Unsafe
 from town.spec import Agent, Persist, Spec
-from town.terminal import shown
+from town.terminal import shell_word, shown
 
 if TYPE_CHECKING:
     from persist.fetch import Totals
@@ -65,7 +66,42 @@ def apply(site: Site, action: Action) -> str:
     try:
         return _apply(site, action)
     except OSError as error:
-        raise RestoreFailed(f"{action}: {error.strerror or error}") from error
+        raise refused(error, _disk(site, action), str(action)) from error
+    except btrfs.BtrfsFailed as failure:
+        if not isinstance(failure.__cause__, OSError):
+            raise
+        raise refused(failure.__cause__, _disk(site, action), str(action)) from failure
+
+
+def refused(error: OSError, place: Path, what: str) -> RestoreFailed:
+    """The failure for a step that the filesystem of `place` refused, with the cure where there is a known one."""
+    named, word = shown(str(place)), shell_word(str(place))
+    if error.errno == errno.EROFS:
+        hint = f"findmnt -T {word} shows the mount; then: mount -o remount,rw {word}; if it became so by itself: dmesg"
+        return RestoreFailed(f"{what}: {named} is mounted read-only", hint=hint)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = (
+            f"df {word} shows how full it is (on btrfs: btrfs filesystem usage {word}); make space, then restore again"
+        )
+        return RestoreFailed(f"{what}: {named} is full", hint=hint)
+    return RestoreFailed(f"{what}: {error.strerror or error}")
+
+
+def _disk(site: Site, action: Action) -> Path:
+    """The directory of root's that the action works in."""
+    town = site.spec.town
+    match action:
+        case RemoveLeftover(leftover):
+            kept = leftover.place in ("persisted", "above persisted")
+        case MakePersisted() | MakeSource():
+            kept = True
+        case Fetch(entry):
+            kept = entry.bound
+        case MakeHome() | MakeDirectory() | Bind() | Blocked():
+            kept = False
+        case _:
+            assert_never(action)
+    return town.persist_dir if kept and town.persist_dir is not None else town.agents_dir
 
 
 def _apply(site: Site, action: Action) -> str:

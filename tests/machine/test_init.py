@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from persist import init, layout
+from tests import reach
 from tests.machine import rollbackdisk as disk
-from town import btrfs, files, spec
+from town import btrfs, files, process, spec
 from town.spec import Spec
 
 pytestmark = pytest.mark.root
@@ -239,3 +240,18 @@ def test_init_store_is_the_store_makers(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert init.command(arguments) == 7
     assert called == [(spec.load(file), True)]
     assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.parametrize("words", [["init"], ["init", "--store"], ["init", "--store", "--dry-run"]])
+def test_without_root_it_says_so_and_how(tmp_path: Path, words: list[str]) -> None:
+    file = tmp_path / "town.toml"
+    store = f'store = "file://{tmp_path}/store"\n'
+    file.write_text(SPEC.format(at=tmp_path, btrfs="").replace("[town]\n", f"[town]\n{store}"))
+    with files.opened(os.open(file, os.O_RDONLY)) as fd, reach.checkout() as (place, packages):
+        argv = [reach.PYTHON, "-m", "persist.cli", "--spec", f"/proc/self/fd/{fd}", *words]
+        done = process.run(argv, person=process.Person(51100, 51100), env=packages, cwd=place, check=False, fds=(fd,))
+    named = " ".join(word for word in words if word != "--dry-run")
+    error, hint = done.err.decode().splitlines()
+    assert done.status == 1
+    assert error.startswith(f"persist: error: persist {named} needs root: ")
+    assert hint == f"persist: hint: sudo persist {named}"

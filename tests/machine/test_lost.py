@@ -12,6 +12,7 @@ import pytest
 
 import persist.walk
 from persist.walk import Directory, walk
+from tests.machine import towns
 from tests.machine.towns import ADA, AS_ADA, Town, as_agent, town
 from tests.reach import PYTHON
 from town import files, kernel
@@ -274,3 +275,25 @@ def test_what_is_mounted_in_a_home_is_named(home: Path) -> None:
         list(walk(top, lambda _directory, _name: True, mounted))
     kernel.umount(str(home / "cover"))
     assert set(mounted) == {b"cover", b"projects", b"scratch/results"}  # two of them are ours
+
+
+def test_without_btrfs_it_does_not_say_that_a_boot_takes_anything(town: Town) -> None:
+    towns.undo(town.agents)
+    town.write('["projects"]', btrfs_device="")
+    town.persist("restore")
+    home = town.agents / "ada"
+    towns.undo(home / "projects")
+    _write(home / "payload", 10)
+    _write(home / "projects/x", 10)
+    said = town.persist("lost", "ada")
+    assert said.status == 0
+    assert said.out.splitlines()[0].startswith(
+        f"ada: 10 B, 1 file in {home} outside every declared path (the town has no"
+    )
+    assert "would be lost" not in said.out + said.err
+    assert "in it is in the home alone" in said.err
+    assert json.loads(town.persist("lost", "ada", "--json").out)["wiped_at_boot"] is False
+
+
+def test_with_btrfs_json_says_that_the_boot_takes_it(town: Town, home: Path) -> None:
+    assert json.loads(town.persist("lost", "ada", "--json").out)["wiped_at_boot"] is True

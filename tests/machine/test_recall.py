@@ -51,6 +51,14 @@ def test_homes_lists_what_was_set_aside_oldest_first(old: Town) -> None:
     assert homes[1]["nested"][0]["text"] == "a/b/nested"
 
 
+def test_that_there_are_no_old_homes_is_said(town: Town) -> None:
+    said = town.persist("homes")
+    assert (said.status, said.out, said.err) == (0, "", "no old homes: a rollback sets them aside\n")
+    said = town.persist("homes", "ada", "vox")
+    assert (said.status, said.err) == (0, "no old homes of ada, vox: a rollback sets them aside\n")
+    assert json.loads(town.persist("homes", "--json").out) == {"homes": []}
+
+
 def test_names_from_the_disk_are_shown_escaped(old: Town) -> None:
     with btrfs.top_level(old.device) as top:
         os.makedirs(f"/proc/self/fd/{top}/@agents-old/\x1b[2J\nkey/ad\na")
@@ -118,7 +126,27 @@ def test_an_unknown_name_is_refused_with_the_nearest(old: Town) -> None:
     said = old.persist("recall", f"ada@{SECOND[:-1]}5", "--to", str(old.base / "look"))
     assert said.status == 1
     assert f"did you mean ada@{SECOND}?" in said.err
-    assert old.persist("recall", "ada", "--to", "/srv").status == 2
+    for name in ("ada", "ada@", "@", "@2026"):
+        assert old.persist("recall", name, "--to", str(old.base / "look")).status == 2
+    assert not (old.base / "look").exists()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_dry_run_says_what_a_recall_would_do_and_does_nothing(old: Town, there: bool) -> None:
+    look = old.base / "deep/look"
+    if there:
+        look.mkdir(parents=True)
+    before = len(mounts.table()), towns.facts(old.base)
+    said = old.persist("recall", "ada@20260101", "--to", str(look), "--dry-run")
+    assert (said.status, said.out) == (1, "")
+    said = old.persist("recall", "ada@20261120", "--to", str(look), "--dry-run")
+    assert (said.status, said.err) == (0, "")
+    made = [] if there else [f"make      {look}, root:root 0755"]
+    assert said.out.splitlines() == [
+        f"snapshot  ada@{FIRST} into {old.agents}/.recalled", *made,
+        f"mount     the copy at {look} (nosuid,nodev,noexec)",
+    ]  # fmt: skip
+    assert (len(mounts.table()), towns.facts(old.base)) == before
 
 
 @pytest.mark.parametrize("case", ["agent's", "inside a home", "world", "group", "acl", "symlink", "full", "file"])
@@ -146,7 +174,9 @@ def test_a_place_that_an_agent_can_reach_or_that_is_taken_is_refused(old: Town, 
         case _:
             place.write_text("")
     before = len(mounts.table())
+    dry = old.persist("recall", f"ada@{FIRST}", "--to", str(place), "--dry-run")
     said = old.persist("recall", f"ada@{FIRST}", "--to", str(place))
+    assert (dry.status, dry.out, dry.err) == (1, "", said.err)
     assert said.status == 1
     assert said.out == ""
     assert said.err.startswith("persist: error: ")

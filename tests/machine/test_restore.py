@@ -15,6 +15,7 @@ from town import files, kernel, mounts, process
 
 __all__ = ["town"]
 pytestmark = pytest.mark.root
+MS_RDONLY, MS_REMOUNT, MS_BIND = 1, 32, 4096  # mount(2)
 
 
 def _owner_mode(path: Path) -> tuple[int, int]:
@@ -86,6 +87,12 @@ def test_an_agents_dir_that_is_not_mounted_gets_no_home(town: Town) -> None:
     assert f"hint: mount -t btrfs -o subvol=@agents,nosuid,nodev,noatime {town.device} {town.agents}" in said.err
 
 
+def _cure(said: towns.Said) -> None:
+    """Do, in a shell, what the hint says to do."""
+    (hint,) = [line for line in said.err.splitlines() if line.startswith("persist: hint: ")]
+    process.run(["sh", "-ec", hint.removeprefix("persist: hint: ")])
+
+
 def test_the_mount_of_another_subvolume_gets_no_home(town: Town) -> None:
     towns.undo(town.agents)
     kernel.mount(town.device, str(town.agents), "btrfs", 0, "subvol=@agents-blank")
@@ -93,6 +100,80 @@ def test_the_mount_of_another_subvolume_gets_no_home(town: Town) -> None:
     assert said.status == 1
     assert "/@agents-blank" in said.err
     assert os.listdir(town.agents) == []
+    _cure(said)
+    assert town.persist("restore").status == 0
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_restore_without_a_proof_that_fits_is_warned_of_in_one_line(town: Town, dry: list[str]) -> None:
+    town.proof.unlink()
+    said = town.persist("restore", *dry)
+    warning, hint = said.err.splitlines()
+    assert said.status == 0
+    assert warning.startswith("persist: warning: this boot left no proof")
+    assert hint.startswith("persist: hint: ")
+    town.prove(boot_id="another")
+    said = town.persist("restore", *dry)
+    warning, hint = said.err.splitlines()
+    assert said.status == 0
+    assert warning.startswith("persist: warning: the proof of the rollback does not fit: it is of boot another")
+    assert hint.startswith("persist: hint: ")
+
+
+def test_a_persist_dir_that_is_not_mounted_is_warned_of_and_used(town: Town) -> None:
+    towns.undo(town.persisted)
+    place = town.persisted
+    for words in (["--dry-run"], []):
+        said = town.persist("restore", *words)
+        assert said.status == 0
+        assert said.err.splitlines() == [
+            f"persist: warning: persist_dir holds nothing yet: {place} is no mount point, and agents start empty",
+            "persist: hint: if a disk belongs there, mount it before agents write",
+        ]
+    assert mounts.at(town.agents / "ada/projects") is not None
+    assert town.persist("restore").err == ""
+
+
+def test_a_town_that_binds_nothing_is_not_warned_of_an_empty_persist_dir(town: Town) -> None:
+    towns.undo(town.persisted)
+    town.write("[]")
+    assert town.persist("restore").err == ""
+
+
+def test_agents_that_are_mounted_read_only_are_named_with_the_cure(town: Town) -> None:
+    kernel.mount("none", str(town.agents), None, MS_REMOUNT | MS_BIND | MS_RDONLY)
+    said = town.persist("restore", "ada")
+    assert said.status == 1
+    assert f"{town.agents} is mounted read-only" in said.err
+    assert f"mount -o remount,rw {town.agents}" in said.err
+    kernel.mount("none", str(town.agents), None, MS_REMOUNT | MS_BIND)
+    assert town.persist("restore", "ada").status == 0
+
+
+def test_a_persist_dir_that_is_mounted_read_only_is_named_with_the_cure(town: Town) -> None:
+    kernel.mount("none", str(town.persisted), None, MS_REMOUNT | MS_BIND | MS_RDONLY)
+    said = town.persist("restore", "ada")
+    assert said.status == 1
+    assert f"{town.persisted}/.nuketown is mounted read-only" in said.err
+    towns.undo(town.persisted)
+    kernel.mount(town.device, str(town.persisted), "btrfs", 0, "subvol=@persist")
+    town.persist("restore", "vox")
+    kernel.mount("none", str(town.persisted), None, MS_REMOUNT | MS_BIND | MS_RDONLY)
+    said = town.persist("restore", "ada")
+    assert said.status == 1
+    assert "is mounted read-only" in said.err
+    assert "persist: hint: findmnt -T" in said.err
+
+
+def test_agents_that_are_full_are_named_with_the_cure(town: Town) -> None:
+    towns.undo(town.agents)
+    kernel.mount("tmpfs", str(town.agents), "tmpfs", 0, "mode=0755,nr_inodes=2")
+    (town.agents / "one").touch()
+    town.write('["projects"]', btrfs_device="")
+    said = town.persist("restore", "ada")
+    assert said.status == 1
+    assert f"{town.agents} is full" in said.err
+    assert f"persist: hint: df {town.agents}" in said.err
 
 
 @pytest.mark.parametrize(("owner", "mode"), [(ADA, 0o755), (0, 0o777), (0, 0o775)])

@@ -71,10 +71,22 @@ def test_a_live_rollback_sets_the_homes_aside_and_leaves_the_hooks_proof(town_fi
     assert disk.info(btrfs_top, "@agents").uuid == uuid
 
 
-@pytest.mark.parametrize("where", ["subvol=@agents {device} {agents}", "subvol=@agents/ada {device} {agents}/ada",
-                                   "subvol=@agents {device} {elsewhere}"])  # fmt: skip
-def test_homes_that_are_mounted_are_not_rolled_back(
-    town_file: Path, agents: Path, btrfs_device: str, btrfs_top: int, where: str
+@pytest.mark.parametrize(
+    ("where", "cure"),
+    [
+        (["subvol=@agents {device} {agents}"], "umount -R {agents}"),
+        (["subvol=@agents/ada {device} {agents}/ada"], "umount {agents}/ada"),
+        (["subvol=@agents {device} {elsewhere}"], "umount {elsewhere}"),
+        (
+            ["subvol=@agents {device} {agents}", "subvol=@agents/ada {device} {agents}/ada",
+             "subvol=@agents/ada {device} {elsewhere}"],
+            "umount -R {agents} && umount {elsewhere}",
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_homes_that_are_mounted_are_not_rolled_back_and_the_hint_unmounts_them(
+    town_file: Path, agents: Path, btrfs_device: str, btrfs_top: int, where: list[str], cure: str, dry: list[str]
 ) -> None:
     disk.lay_out(btrfs_top)
     with disk.subvolume(btrfs_top, "@agents") as homes:
@@ -83,12 +95,15 @@ def test_homes_that_are_mounted_are_not_rolled_back(
     elsewhere = town_file.parent / "elsewhere"
     elsewhere.mkdir()
     uuid = disk.info(btrfs_top, "@agents").uuid
-    mount = "mount -o " + where.format(device=btrfs_device, agents=agents, elsewhere=elsewhere)
-    done = persist(town_file, "rollback", before=mount)
-    assert done.status == 75
+    named = {"device": btrfs_device, "agents": str(agents), "elsewhere": str(elsewhere)}
+    mount = " && ".join("mount -o " + one.format(**named) for one in where)
+    done = persist(town_file, "rollback", *dry, before=mount)
+    assert (done.status, done.out) == (75, b"")
     assert b"persist: error: homes are in use: mounted at " in done.err
-    assert f"umount -R {agents}".encode() in done.err
+    hint = f"hint: stop the agents, then: {cure.format(**named)}\n"
+    assert done.err.endswith(hint.encode())
     assert disk.info(btrfs_top, "@agents").uuid == uuid
+    assert persist(town_file, "rollback", *dry, before=f"{mount} && {cure.format(**named)}").status == 0
 
 
 def test_another_mount_of_the_same_filesystem_is_no_home(town_file: Path, btrfs_device: str, btrfs_top: int) -> None:
@@ -145,9 +160,10 @@ def test_a_dry_run_says_what_would_be_set_aside_and_changes_nothing(
     assert (files.names(btrfs_top), disk.payloads(btrfs_top)) == (names, before)
 
 
-def test_one_rollback_at_a_time(town_file: Path) -> None:
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_one_rollback_at_a_time(town_file: Path, dry: list[str]) -> None:
     before = "mkdir -p /run/nuketown && { flock /run/nuketown/rollback.lock sleep 1 & sleep 0.2; }"
-    done = persist(town_file, "rollback", before=before)
+    done = persist(town_file, "rollback", *dry, before=before)
     assert done.status == 75
     assert b"another rollback is running" in done.err
 

@@ -3,26 +3,17 @@
 import json
 import os
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from persist import status
+from persist import reach
 from tests.machine import towns
-from tests.machine.towns import Town, town
-from town import process
+from tests.machine.towns import ADA, Town, town
+from town import kernel, process
 
 __all__ = ["town"]
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(autouse=True)
-def no_proof(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """What the hook leaves in /run is the machine's: each test has its own place for it."""
-    monkeypatch.setattr(status, "PROOF", tmp_path / "run/rollback")
-    (tmp_path / "run").mkdir()
-    return tmp_path / "run/rollback"
 
 
 def _json(town: Town, level: int) -> dict[str, Any]:
@@ -98,20 +89,158 @@ def test_a_home_that_is_a_plain_directory_needs_attention(town: Town) -> None:
     assert "plain directory" in _json(town, 3)["troubles"][0]["what"]
 
 
-def test_the_proof_of_the_rollback_is_shown(town: Town, no_proof: Path) -> None:
+def _doubt(town: Town, level: int) -> dict[str, Any]:
+    """What status says of the rollback, in JSON; the same words are in its text."""
+    said = town.persist("status", "--json")
+    assert said.status == level, said.out
+    trouble: dict[str, Any] = json.loads(said.out)["rollback"]["trouble"]
+    assert trouble["level"] == level
+    text = town.persist("status")
+    assert (text.status, text.err) == (level, "")
+    assert trouble["what"] in text.out
+    assert f"next:  {trouble['next']}" in text.out
+    return trouble
+
+
+def test_a_proof_that_fits_is_shown(town: Town) -> None:
     town.persist("restore")
-    no_proof.write_text("version=1\nboot_id=b\nold=@agents-old/\x1bx\n")
+    town.prove(old="@agents-old/\x1bx")
     said = town.persist("status")
     assert said.status == 0
-    assert said.out.splitlines()[0] == "rollback: the subvolume was made blank at boot b; set aside: @agents-old/\\x1bx"
+    first = said.out.splitlines()[0]
+    assert first.startswith("rollback: @agents was made blank at boot ")
+    assert first.endswith("; set aside: @agents-old/\\x1bx")
 
 
-def test_a_rollback_that_failed_is_broken(town: Town, no_proof: Path) -> None:
+def test_a_boot_without_a_proof_needs_attention(town: Town) -> None:
     town.persist("restore")
-    no_proof.with_name("rollback.failed").write_text("error: no disk\nhint: look\n")
+    town.proof.unlink()
+    trouble = _doubt(town, 3)
+    assert "left no proof" in trouble["what"]
+    assert "persist rollback && mount -t btrfs" in trouble["next"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"version": "2"}, "its version is 2, this program knows 1"),
+        ({"version": ""}, "its version is missing"),
+        ({"boot_id": "00000000-edd7-4c7a-a748-ce7563c808be"}, "it is of boot 00000000-"),
+        ({"boot_id": ""}, "it is of boot missing"),
+        ({"subvolume": "@homes"}, "it is of the subvolume @homes, the spec says @agents"),
+        ({"uuid": "f3399a8a-3ddc-964e-8fae-3b9172eed7f9"}, "it is of uuid f3399a8a-"),
+        ({"uuid": ""}, "it is of uuid missing"),
+    ],
+)
+def test_a_proof_that_does_not_fit_is_broken(town: Town, changed: dict[str, str], says: str) -> None:
+    town.persist("restore")
+    town.prove(**changed)
+    assert says in _doubt(town, 4)["what"]
+    assert town.persist("status").out.startswith("rollback: the proof does not fit\n")
+
+
+def test_a_proof_of_another_subvolume_than_the_mounted_one_is_broken(town: Town) -> None:
+    before = town.proof.read_bytes()
+    town.boot("20261121T101500Z-4f")
+    town.proof.write_bytes(before)
+    town.persist("restore")
+    assert f"{town.agents} shows " in _doubt(town, 4)["what"]
+
+
+@pytest.mark.parametrize("text", ["", "\0\xff=\n===\n", "version=1\nversion=1\n"])
+def test_a_proof_of_nonsense_is_broken(town: Town, text: str) -> None:
+    town.persist("restore")
+    town.proof.write_bytes(text.encode("latin-1"))
+    _doubt(town, 4)
+
+
+def test_a_proof_that_cannot_be_read_is_broken(town: Town) -> None:
+    town.persist("restore")
+    town.proof.unlink()
+    town.proof.mkdir()
+    assert "cannot be read" in _doubt(town, 4)["what"]
+
+
+def test_a_uuid_that_cannot_be_read_is_reported_and_never_raised(town: Town) -> None:
+    towns.undo(town.agents)
+    kernel.mount("tmpfs", str(town.agents), "tmpfs", 0, "mode=0755")
+    assert "cannot be asked for its uuid" in _doubt(town, 4)["what"]
+    towns.undo(town.agents)
+    town.agents.rmdir()
+    assert "cannot be asked for its uuid" in _doubt(town, 4)["what"]
+
+
+def test_a_town_without_btrfs_needs_no_proof(town: Town) -> None:
+    town.proof.unlink()
+    town.write("[]", btrfs_device="")
+    town.persist("restore")
+    assert town.persist("status").status == 0
+
+
+def test_a_rollback_that_failed_is_broken(town: Town) -> None:
+    town.persist("restore")
+    town.proof.with_name("rollback.failed").write_text("error: no disk\nhint: look\n")
     said = town.persist("status")
     assert said.status == 4
     assert said.out.splitlines()[0] == "rollback: FAILED: error: no disk; hint: look"
+    assert "the rollback of this boot failed" in _doubt(town, 4)["what"]
+
+
+def test_a_home_of_somebody_else_is_shown_with_its_owner(town: Town) -> None:
+    (town.agents / "ada").mkdir()
+    os.chown(town.agents / "ada", 5555, 5555)
+    home = _json(town, 4)["home"]
+    assert (home["present"], home["owner"]) == (True, 5555)
+    said = town.persist("status", "ada")
+    assert f"{town.agents}/ada (belongs to uid 5555)" in said.out
+    assert "missing" not in said.out
+    assert f"belongs to uid 5555, expected uid {ADA}" in said.out
+
+
+def test_a_home_that_nobody_looked_at_is_not_called_missing(town: Town) -> None:
+    towns.undo(town.agents)
+    said = town.persist("status", "ada")
+    assert f"{town.agents}/ada (not looked at)" in said.out
+
+
+def _store(town: Town, url: str) -> dict[str, Any]:
+    town.write("[]", town=f'store = "{url}"\n')
+    town.persist("restore")
+    said = town.persist("status", "--json")
+    assert (said.status, said.err) == (3, ""), said.out
+    trouble: dict[str, Any] = json.loads(said.out)["store"]["trouble"]
+    text = town.persist("status").out
+    assert trouble["what"] in text
+    assert f"next:  {trouble['next']}" in text
+    return trouble
+
+
+def test_a_store_that_is_not_there_needs_attention(town: Town) -> None:
+    trouble = _store(town, f"file://{town.base}/store")
+    assert trouble["what"] == f"the store {town.base}/store is not there"
+    assert "persist init --store" in trouble["next"]
+
+
+def test_a_store_that_was_never_made_needs_attention(town: Town) -> None:
+    (town.base / "store").mkdir(0o700)
+    assert "the store is empty" in _store(town, f"file://{town.base}/store")["what"]
+
+
+def test_a_store_that_this_version_does_not_know_needs_attention(town: Town) -> None:
+    trouble = _store(town, "s3://bucket/town?region=eu-central-1")
+    assert "is not carried out by this version" in trouble["what"]
+
+
+def test_a_store_that_never_answers_is_not_waited_for(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    let_go = threading.Event()
+    monkeypatch.setattr(reach, "_look", lambda _spec: let_go.wait() and None)
+    town.write("[]", town=f'store = "file://{town.base}/store"\n')
+    found = reach.trouble(town.spec, patience=0.2)
+    let_go.set()
+    assert found is not None
+    assert found.what.startswith("the store did not answer")
 
 
 def test_what_was_never_synced_needs_attention_until_it_is(town: Town) -> None:
@@ -130,3 +259,14 @@ def test_what_was_never_synced_needs_attention_until_it_is(town: Town) -> None:
     agent = _json(town, 0)
     assert agent["last_sync"]["files"] == 0
     assert agent["last_sync"]["time"].startswith("20")
+
+
+def test_whatever_a_store_does_the_report_goes_on(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    from persist.bucket import opening
+
+    def broken(_store: object) -> bool:
+        raise RecursionError("too\x1bdeep")
+
+    monkeypatch.setattr(opening, "has_config", broken)
+    (town.base / "store").mkdir(0o700)
+    assert "RecursionError: too\\x1bdeep" in _store(town, f"file://{town.base}/store")["what"]

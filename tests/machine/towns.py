@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from persist import cli
+from persist import cli, proof
 from tests.reach import PYTHON
 from town import btrfs, files, kernel, mounts, process, spec
 from town.process import Person
@@ -50,6 +50,11 @@ class Town:
         return self.base / "persist"
 
     @property
+    def proof(self) -> Path:
+        """What the hook leaves in /run on a machine: each test has its own place for it."""
+        return self.base / "hook/rollback"
+
+    @property
     def spec(self) -> spec.Spec:
         return spec.load(self.file)
 
@@ -69,14 +74,25 @@ class Town:
         said = self.capsys.readouterr()
         return Said(status, said.out, said.err)
 
+    def prove(self, **changed: str) -> None:
+        """The hook's proof for what is mounted now, but for `changed`; an empty value leaves a key out."""
+        with files.opened(files.open_dir(self.agents)) as fd:
+            there = btrfs.info(fd)
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        right = {"version": "1", "boot_id": boot, "subvolume": "@agents", "uuid": str(there.uuid), "id": str(there.id)}
+        lines = [f"{key}={value}\n" for key, value in (right | changed).items() if value]
+        self.proof.parent.mkdir(exist_ok=True)
+        self.proof.write_text("".join(lines))
+
     def boot(self, key: str) -> None:
-        """What the hook does: @agents aside under @agents-old/KEY, a blank one in its place, mounted."""
+        """What the hook does: @agents aside under @agents-old/KEY, a blank one in its place, mounted; its proof."""
         undo(self.agents)
         with btrfs.top_level(self.device) as top:
             os.rename("@agents", f"@agents-old/{key}", src_dir_fd=top, dst_dir_fd=top)
             os.close(btrfs.create(top, "@agents"))
             btrfs.commit(top)
         self.mount()
+        self.prove()
 
     def mount(self) -> None:
         kernel.mount(self.device, str(self.agents), "btrfs", 0, "subvol=@agents")
@@ -107,6 +123,7 @@ def made(base: Path, device: str, capsys: pytest.CaptureFixture[str]) -> Iterato
         path.mkdir()
         kernel.mount(device, str(path), "btrfs", 0, f"subvol={subvolume}")
     town.write('["projects"]')
+    town.prove()
     try:
         yield town
     finally:
@@ -114,11 +131,14 @@ def made(base: Path, device: str, capsys: pytest.CaptureFixture[str]) -> Iterato
 
 
 @pytest.fixture
-def town(btrfs_device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Town]:
+def town(
+    btrfs_device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Town]:
     """The town of a test: ada persists `projects`, vox nothing, until the test writes another spec."""
     base = tmp_path / "town"
     base.mkdir()
     with made(base, btrfs_device, capsys) as there:
+        monkeypatch.setattr(proof, "PROOF", there.proof)
         yield there
 
 

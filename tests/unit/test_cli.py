@@ -117,7 +117,9 @@ def test_the_boot_path_imports_nothing_heavy(tmp_path: Path) -> None:
 def _command(script: str) -> subprocess.CompletedProcess[str]:
     spec = Path(__file__).parent.parent / "fixtures" / "town.toml"
     argv = ["sh", "-c", f'"$0" -m persist.cli --spec "$1" check {script}', sys.executable, str(spec)]
-    return subprocess.run(argv, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    done.stderr = "".join(line for line in done.stderr.splitlines(True) if not line.startswith("persist: note: "))
+    return done
 
 
 @pytest.mark.parametrize("streams", [">&-", "<&-", "2>&-", "<&- >&- 2>&-"])

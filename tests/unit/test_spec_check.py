@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from persist import cli
+from tests import reach
+from town import process
 
 EXAMPLE = Path(__file__).parent.parent / "fixtures/town.toml"
 LEAST = b"[agents.ada]\nuid = 1100\n"
@@ -35,7 +37,47 @@ def test_the_example_is_right_and_said_in_a_few_lines(capsys: pytest.CaptureFixt
     assert ada.split()[:3] == ["ada", "uid", "1100"]
     assert "here and in the store: projects, .claude, notes; in the store: scratch/results; here: models (cache)" in ada
     assert vox.split()[:3] == ["vox", "uid", "1101"]
-    assert said.err == ""
+    assert all(line.startswith("persist: note: ") for line in said.err.splitlines())
+
+
+NOTED = ["town.btrfs.keep", "town.sync.every", "town.sync.keep", "town.store", "agents.ada.sudo", "agents.ada.devices"]
+
+
+def test_what_is_read_and_not_carried_out_is_noted_and_changes_no_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(EXAMPLE) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.removeprefix("persist: note: ").partition(": ")[0] for line in lines] == NOTED
+    assert check(EXAMPLE, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["notes"]
+    assert [note["where"] for note in found] == NOTED
+    assert lines == [f"persist: note: {note['where']}: {note['what']}" for note in found]
+
+
+def test_a_town_without_btrfs_is_told_that_nothing_is_wiped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "town.toml").write_bytes(LEAST)
+    assert check(tmp_path / "town.toml") == 0
+    said = capsys.readouterr()
+    assert said.err == "persist: note: town.btrfs: is left out: no home is wiped at boot\n"
+
+
+@pytest.mark.root
+def test_a_spec_that_one_may_not_read_asks_for_sudo(tmp_path: Path) -> None:
+    file = tmp_path / "town.toml"
+    file.write_bytes(LEAST)
+    file.chmod(0o600)
+    with reach.checkout() as (place, packages):
+        away = place.parent / f"{place.name}.toml"
+        file.rename(away)
+        try:
+            argv = [reach.PYTHON, "-m", "persist.cli", "--spec", away, "check"]
+            done = process.run(argv, person=process.Person(41100, 41100), env=packages, cwd=place, check=False)
+        finally:
+            away.unlink()
+    assert done.status == 78
+    assert done.err.decode().splitlines() == [
+        f"persist: error: {away}: cannot be read: Permission denied",
+        "persist: hint: run it as root (sudo): this user may not read it",
+    ]
 
 
 def test_json_says_what_is_right(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,5 +186,5 @@ def test_a_terminal_without_utf8_gets_every_line(tmp_path: Path) -> None:
         [sys.executable, "-m", "persist.cli", "check", "--spec", file],
         capture_output=True, text=True, check=False, env=os.environ | {"PYTHONIOENCODING": "ascii"},
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
     assert "proj\\xe9ts" in done.stdout

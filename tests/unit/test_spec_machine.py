@@ -2,11 +2,15 @@
 """The spec against real accounts: /etc/passwd and /etc/group of a private mount namespace, read by the C library."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import reach
+from town import btrfs, kernel, process
 
 pytestmark = pytest.mark.root
 
@@ -88,16 +92,24 @@ def test_what_is_missing_on_the_machine_is_a_warning(tmp_path: Path) -> None:
         store_credentials = "{tmp_path}/credentials"
         host_key = {{ age = "{tmp_path}/key", ssh = "{tmp_path}/none" }}
         human = {{ user = "kim" }}
-        btrfs = {{ device = "/dev/sda1" }}
+        btrfs = {{ device = "/dev/not-there" }}
         [agents.ada]
         uid = 1100
     """
     status, problems, warnings = check(tmp_path, text, "", "")
     assert (status, problems) == (3, [])
-    missing = ["agents_dir", "persist_dir", "host_key", "store_credentials", "human.user"]
+    missing = ["agents_dir", "persist_dir", "btrfs.device", "host_key", "store_credentials", "human.user"]
     assert [warning["where"] for warning in warnings] == [f"town.{key}" for key in missing]
     for name in ("agents", "persist"):
         (tmp_path / name).mkdir()
+    _, _, warnings = check(tmp_path, text, "", "")
+    assert [warning["what"] for warning in warnings if warning["where"] == "town.persist_dir"] == [
+        f"{tmp_path}/persist/agents is not there: nothing is kept yet"
+    ]
+    assert [warning["what"] for warning in warnings if warning["where"] == "town.btrfs"] == [
+        f"{tmp_path}/agents is not the mounted subvolume @agents: it is no mount of its own"
+    ]
+    (tmp_path / "persist/agents").mkdir()
     for name in ("credentials", "key"):
         (tmp_path / name).write_text("x")
         (tmp_path / name).chmod(0o400)
@@ -107,3 +119,82 @@ def test_what_is_missing_on_the_machine_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "agents").chmod(0o777)
     _, _, warnings = check(tmp_path, text, "", "")
     assert [warning["where"] for warning in warnings] == ["town.agents_dir", "town.host_key.age"]
+
+
+PLACES = """
+    [town]
+    agents_dir = "{at}/agents"
+    persist_dir = "{at}/persist"
+    host_key = {{ age = "{at}/key" }}
+    {btrfs}
+    [agents.ada]
+    uid = 1100
+"""
+
+
+def _warnings(at: Path, btrfs: str = "") -> list[tuple[str, str, str]]:
+    _, problems, warnings = check(at, PLACES.format(at=at, btrfs=btrfs), "", "")
+    assert problems == []
+    return [(warning["where"], warning["what"], warning["cure"]) for warning in warnings]
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Path:
+    """A machine where nothing is missing."""
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "persist/agents").mkdir(parents=True)
+    (tmp_path / "key").write_text("x")
+    (tmp_path / "key").chmod(0o400)
+    assert _warnings(tmp_path) == []
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "owner"),
+    [(".", 0o1777, 0), (".", 0o775, 0), (".", 0o755, 5555), ("agents", 0o777, 0), ("agents", 0o755, 5555)],
+)
+def test_a_persist_dir_that_others_can_change_is_a_warning(places: Path, name: str, mode: int, owner: int) -> None:
+    path = places / "persist" / name
+    os.chown(path, owner, owner)
+    path.chmod(mode)
+    ((where, what, cure),) = _warnings(places)
+    assert where == "town.persist_dir"
+    assert what.startswith(f"{path} may be changed by others than root")
+    assert cure
+
+
+def test_where_a_user_may_not_look_nothing_is_called_missing(places: Path) -> None:
+    import shutil
+
+    (places / "persist").chmod(0o700)
+    with reach.checkout() as (place, packages):
+        mine = place.parent / f"{place.name}.town"
+        shutil.copytree(places / "persist", mine / "closed/persist", copy_function=shutil.copy)
+        (mine / "agents").mkdir()
+        (mine / "town.toml").write_text(PLACES.format(at=mine, btrfs="").replace("/persist", "/closed/persist"))
+        (mine / "closed").chmod(0o700)
+        try:
+            argv = [reach.PYTHON, "-m", "persist.cli", "--spec", mine / "town.toml", "check", "--machine", "--json"]
+            done = process.run(argv, person=process.Person(41100, 41100), env=packages, cwd=place, check=False)
+        finally:
+            shutil.rmtree(mine)
+    warnings = json.loads(done.out)["warnings"]
+    assert [one for one in warnings if one["where"] == "town.persist_dir"] == []
+
+
+def test_another_subvolume_than_the_specs_on_agents_dir_is_a_warning(
+    places: Path, btrfs_device: str, btrfs_top: int
+) -> None:
+    for name in ("@agents", "@other"):
+        os.close(btrfs.create(btrfs_top, name))
+    table = f'btrfs = {{ device = "{btrfs_device}" }}'
+    for name in ("@other", "@agents"):
+        kernel.mount(btrfs_device, str(places / "agents"), "btrfs", 0, f"subvol={name}")
+        found = _warnings(places, table)
+        kernel.umount(str(places / "agents"))
+        if name == "@agents":
+            assert found == []
+        else:
+            ((where, what, cure),) = found
+            assert (where, "/@other" in what) == ("town.btrfs", True)
+            assert cure.startswith(f"umount -R {places}/agents && mount -t btrfs -o subvol=@agents")
