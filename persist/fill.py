@@ -43,7 +43,7 @@ class Totals:
     bytes: int
 
     def __str__(self) -> str:
-        return f"{self.files:,} files, {terminal.size(self.bytes)}"
+        return f"{terminal.counted(self.files, 'file')}, {terminal.size(self.bytes)}"
 
 
 @dataclass(slots=True)

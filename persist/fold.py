@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from persist import worth
 from persist.walk import Directory, Entry
 from persist.worth import Worth
+from town.failure import Failure
 from town.terminal import shown
 
 DEEPEST = 16  # levels: what lies deeper gets no line and no proposal of its own
@@ -69,6 +70,8 @@ class Tree:
         self.deep: list[Aside] = []
         self.nodes: dict[Directory, Node] = {}
         self.loose: list[Line] = []  # files right in the home
+        self.mounted: list[bytes] = []  # where something is mounted: not looked at
+        self.failed: Failure | OSError | None = None  # why the walk ended early
 
     @property
     def root(self) -> Node:

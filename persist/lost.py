@@ -22,6 +22,10 @@ LINES = 40  # of a listing that a person reads
 LONGEST = 160  # characters of a path in it
 
 
+class LookFailed(Failure):
+    """The home could not be read to its end. What was counted before is told."""
+
+
 class NoHome(Failure):
     """The agent has no living home, so there is nothing to look at."""
 
@@ -39,12 +43,8 @@ def lost(town: Spec, agents: tuple[Agent, ...], *, as_json: bool = False) -> int
         here = stack.enter_context(ground.opened(town))
         homes = {agent: _home(stack, town, agent, here) for agent in agents}
         there = [(agent, home) for agent, home in homes.items() if home is not None]
-        if as_json:
-            _put_json(town, there)
-        else:
-            for agent, home in there:
-                _put_text(town, agent, home)
-    return DONE if len(there) == len(agents) else FAILED
+        whole = _put_json(town, there) if as_json else [_put_text(town, agent, home) for agent, home in there]
+    return DONE if len(there) == len(agents) and all(whole) else FAILED
 
 
 def look(agent: Agent, home: int, tree: Tree) -> Iterator[Entry]:
@@ -56,11 +56,16 @@ def look(agent: Agent, home: int, tree: Tree) -> Iterator[Entry]:
         # A bound path is a mount, where the walk stops by itself; when it is none it is gone into and counted apart.
         return directory.depth >= deepest or directory.path(name) not in left_to_store
 
-    for event in walk(home, enter):
-        if isinstance(event, Directory):
-            tree.enter(event)
-        elif tree.add(event):
-            yield event
+    try:
+        for event in walk(home, enter, tree.mounted):
+            if isinstance(event, Directory):
+                tree.enter(event)
+            elif tree.add(event):
+                yield event
+    except (Failure, OSError) as error:  # what was counted so far is still told, and the next agent is looked at
+        tree.failed = error
+        failure = error if isinstance(error, Failure) else LookFailed(str(error.strerror or error))
+        cli.tell("persist", failure, about=agent.name)
     tree.sum()
 
 
@@ -81,13 +86,14 @@ def _home(stack: ExitStack, town: Spec, agent: Agent, here: Ground) -> int | Non
     return home
 
 
-def _put_text(town: Spec, agent: Agent, home: int) -> None:
+def _put_text(town: Spec, agent: Agent, home: int) -> bool:
     tree = tree_for(agent)
     for _ in look(agent, home, tree):
         pass
     lines = fold.lines(tree)
     path = shown(str(town.home(agent)))
-    print(f"{agent.name}: {_sum(tree.root.bytes, tree.root.files)} in {path} {_fate(town)}")
+    least = "at least " if tree.failed else ""
+    print(f"{agent.name}: {least}{_sum(tree.root.bytes, tree.root.files)} in {path} {_fate(town)}")
     for line in lines[:LINES]:
         print(f"  {_line(line)}")
     if rest := lines[LINES:]:
@@ -97,6 +103,17 @@ def _put_text(town: Spec, agent: Agent, home: int) -> None:
         print(f"  back by itself (identity install): {_sum(tree.regenerated.bytes, tree.regenerated.files)}")
     _put_proposals(agent, tree)
     _warn_of_unbound(town, agent, tree)
+    for path_ in _foreign(agent, tree):
+        cli.warn(
+            "persist", f"{agent.name}: something is mounted at {_short(path_)}; what lies below was not counted"
+        )
+    return tree.failed is None
+
+
+def _foreign(agent: Agent, tree: Tree) -> list[bytes]:
+    """Mounts in the home that are none of ours."""
+    ours = {bytes(entry.path) for entry in agent.persist if entry.bound}
+    return [path for path in tree.mounted if path not in ours]
 
 
 def _fate(town: Spec) -> str:
@@ -145,8 +162,9 @@ def _short(path: bytes) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
-def _put_json(town: Spec, homes: list[tuple[Agent, int]]) -> None:
+def _put_json(town: Spec, homes: list[tuple[Agent, int]]) -> list[bool]:
     # Written while it is read: a home of a million files is never held whole.
+    whole = []
     print('{"agents": [')
     for position, (agent, home) in enumerate(homes):
         tree = tree_for(agent)
@@ -154,7 +172,9 @@ def _put_json(town: Spec, homes: list[tuple[Agent, int]]) -> None:
         print(f'{"," if position else ""}{json.dumps(head)[:-1]}, "entries": [')
         _put_entries(agent, home, tree)
         print(f"], {json.dumps(_summary(agent, tree))[1:]}")
+        whole.append(tree.failed is None)
     print(f'], "wiped_at_boot": {json.dumps(town.town.btrfs is not None)}}}')
+    return whole
 
 
 def _put_entries(agent: Agent, home: int, tree: Tree) -> None:
@@ -176,6 +196,8 @@ def _entry(line: Line) -> dict[str, object]:
 def _summary(agent: Agent, tree: Tree) -> dict[str, object]:
     proposed = fold.proposals(tree, [entry.path for entry in agent.persist])
     return {
+        "whole": tree.failed is None,
+        "mounted": [cli.named(path) for path in _foreign(agent, tree)],
         "bytes": tree.root.bytes,
         "files": tree.root.files,
         "folded": [_entry(line) for line in fold.lines(tree)],

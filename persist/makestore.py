@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from persist.bucket import lock, opening
 from persist.bucket.keys import TownKey
 from persist.bucket.lock import StoreLock
-from persist.store import ObjectMissing, Store, StoreForeign, StoreMissing, open_store
+from persist.store import ObjectMissing, Store, StoreForeign, StoreMissing, checked_url, open_store
 from town import cli, files, sops
 from town.failure import DONE, Failure
 from town.spec import Spec
-from town.terminal import shown
+from town.terminal import shell_word, shown
 
 
 class AlreadyMade(Failure):
@@ -31,17 +31,21 @@ class NoRecipients(Failure):
 
 def make(spec: Spec, dry_run: bool) -> int:
     """Make the store that the spec names, or finish making it after an interruption. Raises AlreadyMade and others."""
+    url = checked_url(spec)
     recipients = _recipients(spec)
-    where, path = shown(spec.town.store or "nowhere"), shown(str(spec.beside(lock.NAME)))
+    where, path = shown(url), shown(str(spec.beside(lock.NAME)))
     if dry_run:
+        _refuse_locked(spec)
         with suppress(StoreMissing):  # its directory is not there: that is what would be made
-            _refuse_made(spec, open_store(spec))
+            _refuse_taken(spec, open_store(spec))
         print(f"make   {where}, its key for {', '.join(map(shown, recipients))}")
         print(f"write  {path}")
         return DONE
     with _alone(spec):
-        store = open_store(spec, make=True)
         begun = lock.read(spec, lock.BEGUN)
+        if begun is None:
+            _refuse_locked(spec)  # before anything is made
+        store = open_store(spec, make=True)
         if begun is None or not _finished(spec, store, begun):
             _begin(spec, store, recipients)
     print(f"made the store {where}; {path} belongs to the spec: keep them together")
@@ -49,7 +53,8 @@ def make(spec: Spec, dry_run: bool) -> int:
 
 
 def _begin(spec: Spec, store: Store, recipients: tuple[str, ...]) -> None:
-    _refuse_made(spec, store)
+    _refuse_locked(spec)
+    _refuse_taken(spec, store)
     key, now = TownKey.random(), datetime.now(UTC)
     begun = StoreLock.of(key, now)
     sealed = sops.create({opening.KEY_PATH: key.secret.hex()}, recipients, now=now)
@@ -85,13 +90,31 @@ def _finish(spec: Spec, store: Store, begun: StoreLock) -> None:
     os.unlink(spec.beside(lock.BEGUN))
 
 
-def _refuse_made(spec: Spec, store: Store) -> None:
-    path = shown(str(spec.beside(lock.NAME)))
-    if lock.read(spec) is not None:
-        raise AlreadyMade(
-            f"the town has a store already: {path} exists",
-            hint="`persist status` says how it is; where its data is gone for good, remove the lock by hand first",
+def _refuse_locked(spec: Spec) -> None:
+    found = lock.read(spec)
+    if found is None:
+        return
+    path = spec.beside(lock.NAME)
+    raise AlreadyMade(
+        f"the town has a store already: {shown(str(path))} names its key, made {shown(found.made) or 'some day'}",
+        hint=_what_is_there(spec, shell_word(str(path))),
+    )
+
+
+def _what_is_there(spec: Spec, path: str) -> str:
+    """What became of the store that the lock names, and what to do."""
+    try:
+        opening.open_bucket(spec)
+    except Failure as failure:
+        return (
+            f"it cannot be used: {failure.what}. Mount it, or bring it back; only where its data is gone for good: "
+            f"rm {path}, then init again"
         )
+    return "it is there and opens: nothing is left to make, `persist sync` sends to it"
+
+
+def _refuse_taken(spec: Spec, store: Store) -> None:
+    path = shown(str(spec.beside(lock.NAME)))
     taken = next(iter(store.list("")), None)
     if taken is not None:
         raise AlreadyMade(

@@ -123,6 +123,9 @@ def _copied(town: Spec, top: int, agents: int, old: Old) -> Iterator[int]:
         with files.opened(btrfs.snapshot(origin, place, name, read_only=False)) as copy:
             try:
                 with files.opened(os.dup(copy) if inside is None else files.enter(copy, inside)) as home:
+                    # The copy is a person's: its old owner, who may be running, does not get back what a boot took.
+                    os.fchown(home, 0, 0)
+                    os.fchmod(home, 0o700)
                     yield home
             except BaseException:
                 btrfs.delete(place, name)

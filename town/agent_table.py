@@ -16,7 +16,7 @@ USUAL_ROLE = "agent"
 
 def agent(value: object, place: Place, name: str, town: Town) -> Agent:
     """One agent. Only `uid` may not be left out."""
-    with Table(value, place, f"[agents.{name}] with uid = …") as table:
+    with Table(value, place, f"[{place.where}] with uid = …") as table:
         uid = table.need("uid", whole(*UIDS), 0, f"give each agent a number of its own, {UIDS[0]}-{UIDS[1]}")
         role = table.take("role", text(grammar.word, '"software"'), USUAL_ROLE)
         git = table.take("git", lambda found, at: _git(found, at, name, town), _git({}, place, name, town))
@@ -63,7 +63,7 @@ def _usual_secrets(name: str, signing: Signing) -> Secrets:
 
 def _secrets(value: object, place: Place, name: str, signing: Signing) -> Secrets:
     usual = _usual_secrets(name, signing)
-    path = text(grammar.secret_path, f'"{name}/ssh-key"')
+    path = text(grammar.secret_path, f'"{_plain(name)}/ssh-key"')
     with Table(value, place, "secrets = { extra = { … } }") as table:
         made = Secrets(
             table.take("ssh_key", path, usual.ssh_key),
@@ -76,6 +76,14 @@ def _secrets(value: object, place: Place, name: str, signing: Signing) -> Secret
         if not table.has("extra") or isinstance(table.tree["extra"], dict):
             _refuse_unknown_names(made, list(table.tree.get("extra", {})), place)
     return made
+
+
+def _plain(name: str) -> str:
+    """The name for an example; a word that stands for one where it is refused: no message repeats what was wrong."""
+    try:
+        return grammar.agent_name(name)
+    except Wrong:
+        return "NAME"
 
 
 def _refuse_unknown_names(secrets: Secrets, names: list[str], place: Place) -> None:

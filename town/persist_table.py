@@ -12,8 +12,11 @@ from town.table import Noted, Place, Table, attempt, flag, indexed, kind, one_of
 
 VIAS = ("bind", "store", "both")
 CLASSES = ("data", "cache", "credential")
-# What nuketown writes into each home by itself. The private key would otherwise go to the store with the data.
-OWNED = tuple(map(PurePosixPath, (".nuketown", ".config/nuketown", ".ssh/id_ed25519", ".ssh/id_ed25519.pub")))
+# Private keys that `identity install` puts into each home from the secrets file, gpg's where gpg-agent keeps them. They
+# never go to the store, also where a declared directory holds them; everything below one is meant too.
+KEYS = tuple(map(PurePosixPath, (".ssh/id_ed25519", ".gnupg/private-keys-v1.d")))
+# What nuketown writes into each home by itself.
+OWNED = (*map(PurePosixPath, (".nuketown", ".config/nuketown", ".ssh/id_ed25519.pub")), *KEYS)
 
 
 @dataclass(frozen=True, slots=True)

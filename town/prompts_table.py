@@ -20,7 +20,7 @@ INTEGERS = 1 << 53  # beyond it JSON's readers disagree (RFC 8259, section 6)
 
 def prompts(value: object, place: Place, name: str, role: str) -> Prompts:
     """The whole table; every key has a default."""
-    with Table(value, place, f"[agents.{name}.prompts]") as table:
+    with Table(value, place, f"[{place.where}]") as table:
         return Prompts(
             table.take("runtimes", _runtimes, USUAL_RUNTIMES),
             table.take("name", text(grammar.prompt_name, '"ada-software"'), usual_name(name, role)),

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from town.failure import Problem
-from town.grammar import Wrong, line, quoted
+from town.grammar import SECRET, Wrong, line, quoted
 from town.terminal import toml_string
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class Place:
 
     def key(self, key: str) -> "Place":
         """The place of a key of the table here."""
-        bare = key if _BARE_KEY.fullmatch(key) else _quoted_key(key)
+        bare = key if _BARE_KEY.fullmatch(key) and not SECRET.search(key) else _quoted_key(key)
         return Place(f"{self.where}.{bare}" if self.where else bare, self.problems)
 
     def item(self, index: int) -> "Place":

@@ -56,10 +56,10 @@ class Content:
 
 def write(writer: Writer, kind: Piece, pieces: Iterable[bytes]) -> Content:
     """Store a stream that is cut already."""
-    ids, depth = [writer.add(kind, piece) for piece in pieces], 0
-    while len(ids) > INLINE:
-        ids, depth = [writer.add("tree", b"".join(group)) for group in _lists(ids)], depth + 1
-    return Content(tuple(ids), depth)
+    found, depth = [writer.add(kind, piece) for piece in pieces], 0
+    while len(found) > INLINE:
+        found, depth = [writer.add("tree", b"".join(group)) for group in _lists(found)], depth + 1
+    return Content(tuple(found), depth)
 
 
 def read(reader: Reader, kind: Piece, content: Content) -> Iterator[bytes]:
@@ -68,11 +68,21 @@ def read(reader: Reader, kind: Piece, content: Content) -> Iterator[bytes]:
         yield from (reader.get(kind, id_) for id_ in content.ids)
         return
     for id_ in content.ids:
-        listed = reader.get("tree", id_)
-        if not listed or len(listed) % SIZE:
-            raise StoreDamaged("a list of pieces has a length that it cannot have")
-        ids = tuple(listed[at : at + SIZE] for at in range(0, len(listed), SIZE))
-        yield from read(reader, kind, Content(ids, content.depth - 1))
+        yield from read(reader, kind, _listed(reader, id_, content.depth))
+
+
+def ids(reader: Reader, content: Content) -> Iterator[bytes]:
+    """The id of every piece of a stream, lists of ids among them; reads those lists only. Raises as `read` does."""
+    yield from content.ids
+    for id_ in content.ids if content.depth else ():
+        yield from ids(reader, _listed(reader, id_, content.depth))
+
+
+def _listed(reader: Reader, id_: bytes, depth: int) -> Content:
+    listed = reader.get("tree", id_)
+    if not listed or len(listed) % SIZE:
+        raise StoreDamaged("a list of pieces has a length that it cannot have")
+    return Content(tuple(listed[at : at + SIZE] for at in range(0, len(listed), SIZE)), depth - 1)
 
 
 def chunks(stream: Input, seed: int) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 from persist.bucket import packing, records
 from persist.bucket.keys import SIZE, AgentKeys
 from persist.bucket.sealing import HINT, TAG, Kind, Seal
-from persist.store import Store, StoreDamaged
+from persist.store import ObjectMissing, Store, StoreDamaged
 
 MAGIC = b"nuketown pack 1\n"
 FULL = 16 << 20  # bytes after which a pack is closed
@@ -114,7 +114,7 @@ class PackReader:
     def frames(self) -> tuple[Frame, ...]:
         """The directory. Raises ObjectMissing, StoreDamaged."""
         start = self._pack.size - _TRAILER.size - self._pack.directory
-        tail = self._store.get(self.key, start, self._pack.directory + _TRAILER.size)
+        tail = self._get(start, self._pack.directory + _TRAILER.size)
         if len(tail) != self._pack.directory + _TRAILER.size:
             raise StoreDamaged(f"{self.key} is shorter than its commit says", hint=HINT)
         number, length = _TRAILER.unpack(tail[-_TRAILER.size :])
@@ -126,8 +126,14 @@ class PackReader:
 
     def read(self, number: int, frame: Frame) -> bytes:
         """The blobs of a frame, one after the other. Raises ObjectMissing, StoreDamaged."""
-        sealed = self._store.get(self.key, frame.offset, frame.stored)
+        sealed = self._get(frame.offset, frame.stored)
         return packing.unpacked(frame.codec, self._seal.open(frame.kind, number, sealed), frame.size)
+
+    def _get(self, offset: int, length: int) -> bytes:
+        try:
+            return self._store.get(self.key, offset, length)
+        except ObjectMissing as missing:
+            raise ObjectMissing(missing.what, hint=HINT) from missing
 
 
 _FRAME = {"kind": str, "codec": str, "stored": int, "size": int, "blobs": list}

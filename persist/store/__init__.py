@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from town.failure import Failure, TryLater
+from town.failure import BAD_CONFIG, Failure, TryLater
 from town.spec import Spec
 from town.terminal import shown
 
@@ -21,6 +21,18 @@ INIT = "`persist init --store` makes it, once"
 
 class StoreMissing(Failure):
     """There is no store where the spec says, or it is empty. Never taken for "nothing to restore"."""
+
+
+class NoStore(StoreMissing):
+    """The spec names no store. It must change first."""
+
+    status = BAD_CONFIG
+
+
+class StoreBeyond(Failure):
+    """The spec names a store of a kind that this version does not carry out. It must change first."""
+
+    status = BAD_CONFIG
 
 
 class StoreForeign(Failure):
@@ -120,24 +132,29 @@ def whole(store: Store, key: str, limit: int) -> bytes:
     return data
 
 
-def open_store(spec: Spec, *, make: bool = False) -> Store:
-    """The store that the spec names; with `make`, its directory is made when it is missing.
-
-    Raises StoreMissing, StoreDenied, Unsafe. Whose store it is, `persist.bucket.opening` finds out.
-    """
+def checked_url(spec: Spec) -> str:
+    """The URL of the town's store, of a kind that this version carries out. Raises NoStore, StoreBeyond."""
     url = spec.town.store
     if url is None:
-        raise StoreMissing(
+        raise NoStore(
             f"{shown(str(spec.file))}: the town has no store",
             hint="set town.store, for example file:///var/lib/nuketown/store",
         )
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        from persist.store.directory import DirectoryStore
+    if (scheme := urlsplit(url).scheme) != "file":
+        raise StoreBeyond(
+            f"town.store: {shown(scheme)}:// is not carried out by this version, which knows file:// stores only",
+            hint="use a directory, for example file:///var/lib/nuketown/store",
+        )
+    return url
 
-        path = Path(unquote(parts.path))
-        return DirectoryStore.make(path) if make else DirectoryStore(path)
-    raise Failure(
-        f"town.store: {shown(parts.scheme)}:// is not carried out by this version, which knows file:// stores only",
-        hint="use a directory, for example file:///var/lib/nuketown/store",
-    )
+
+def open_store(spec: Spec, *, make: bool = False) -> Store:
+    """The store that the spec names; with `make`, its directory is made when it is missing, none above it.
+
+    Raises NoStore, StoreBeyond, StoreMissing, StoreDenied, Unsafe. Whose store it is, `persist.bucket.opening` finds
+    out.
+    """
+    from persist.store.directory import DirectoryStore
+
+    path = Path(unquote(urlsplit(checked_url(spec)).path))
+    return DirectoryStore.make(path) if make else DirectoryStore(path)

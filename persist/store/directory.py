@@ -30,7 +30,7 @@ from persist.store import (
 from town import files
 from town.failure import Failure, Unsafe
 from town.files import opened
-from town.terminal import shown
+from town.terminal import shell_word, shown
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _BESIDE = ".new-"  # no key starts with a dot, so a half-written file is never an object
@@ -45,8 +45,11 @@ _AWAY = {errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.E
 class DirectoryStore:
     """The store below `path`, which must be a directory that only its owner, this user, can change."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+        """Open the store. `fresh`: it may be a directory that nothing lies in yet, whatever its mode."""
         self._path = shown(str(path))
+        if not fresh:
+            _refuse_mount_point(path)
         _only_ours(path)
         with _named(self._path):
             try:
@@ -60,16 +63,21 @@ class DirectoryStore:
 
     @classmethod
     def make(cls, path: Path) -> "DirectoryStore":
-        """The store below `path`, made (0700) when it is missing, with the directories above it (0755)."""
+        """The store below `path`, made (0700) when it is missing; what is above it must be there.
+
+        A directory that is missing above it is a misspelt one, or a disk that is not mounted. Raises StoreMissing.
+        """
         with _named(shown(str(path))):
-            for above in reversed(path.parents):
-                with suppress(FileExistsError):
-                    above.mkdir(0o755)
+            if not path.parent.is_dir():
+                raise StoreMissing(
+                    f"{shown(str(path.parent))}, where the store {shown(str(path))} would lie, is not there",
+                    hint=f"correct town.store, mount the disk, or make it: mkdir -p {shell_word(str(path.parent))}",
+                )
             with suppress(FileExistsError):
                 path.mkdir(0o700)
-                with opened(os.open(path.parent, files.DIRECTORY)) as parent:
+                with opened(os.open(path.parent, files.DIRECTORY & ~os.O_NOFOLLOW)) as parent:
                     os.fsync(parent)
-        return cls(path)
+        return cls(path, fresh=True)
 
     def __del__(self) -> None:
         if hasattr(self, "_fd"):
@@ -212,6 +220,18 @@ def _sweep(directory: int, before: float) -> None:
                 os.unlink(entry.name, dir_fd=directory)
 
 
+def _refuse_mount_point(path: Path) -> None:
+    """An empty directory that others may look into was not made by nuketown: something gets mounted there.
+
+    To close it to others, as `_only_ours` asks, would make a store of what only stands in for one.
+    """
+    with suppress(OSError):
+        if path.stat().st_mode & 0o077 and not any(path.iterdir()):
+            raise StoreMissing(
+                f"{shown(str(path))} is empty, so it is not the store", hint="mount what holds it, then try again"
+            )
+
+
 def _only_ours(path: Path) -> None:
     """Refuse a store that somebody else could replace: every directory above is root's or ours, and not writable."""
     place = path.resolve()
@@ -229,7 +249,8 @@ def _only_ours(path: Path) -> None:
                 hint="put the store where only root can write, for example /var/lib/nuketown/store",
             )
         if at == place and stat.S_ISDIR(found.st_mode) and found.st_mode & 0o077:
-            raise Unsafe(f"others can look into the store {shown(str(path))}", hint=f"chmod 0700 {shown(str(path))}")
+            cure = f"chmod 0700 {shell_word(str(path))}"
+            raise Unsafe(f"others can look into the store {shown(str(path))}", hint=cure)
 
 
 @contextmanager

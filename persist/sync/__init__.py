@@ -20,14 +20,15 @@ from persist.bucket.packs import Pack, PackReader
 from persist.ground import WrongOwner
 from persist.restore.found import InTheWay
 from persist.store import StoreDamaged
-from persist.sync import history, local, sources
+from persist.sync import carried, history, local, sources
 from persist.sync.history import Head
-from persist.sync.local import LastSync
+from persist.sync.local import LastSync, Record
 from persist.sync.scan import KeepsMoving, Scanner, SourceUnreadable
 from persist.sync.sources import SourceGone, Sources
 from town import cli, presets, terminal
 from town import spec as specs
 from town.failure import DONE, FAILED, TRY_LATER, Failure, Unsafe
+from town.persist_table import KEYS
 from town.spec import Agent, Persist, Spec
 from town.terminal import shown
 
@@ -61,15 +62,17 @@ class Summary:
     bytes: int
     new_bytes: int
     committed: bool
+    would_commit: bool = False  # a dry run, after which a sync would commit
     stopped: tuple[str, ...] = ()
     status: int = DONE
 
     def __str__(self) -> str:
-        if not self.snapshot and not self.committed:
+        differs = self.committed or self.would_commit
+        if not self.snapshot and not differs:
             return f"{self.agent}: nothing to sync yet"
-        new = f"{terminal.size(self.new_bytes)} new" if self.committed else "nothing new"
+        new = f"{terminal.size(self.new_bytes)} new" if differs else "nothing new"
         when = self.time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        held = f"{self.files:,} files, {terminal.size(self.bytes)}"
+        held = f"{terminal.counted(self.files, 'file')}, {terminal.size(self.bytes)}"
         return f"{self.agent}: {held}; {new}; snapshot {self.snapshot or '(none yet)'} {when}"
 
 
@@ -124,14 +127,13 @@ class _Sync:
         self._entries = _entries(agent)
         self._machine = local.machine(spec, make=not options.dry_run)
         self._stopped: list[str] = []
+        self._kept: list[Top] = []  # of the head, not read here
         self._statuses = [DONE]
 
     def run(self) -> Summary:
         head = history.head(self._spec, self._agent, self._bucket, remember=not self._options.dry_run)
         if not self._options.take_over:
-            paths = [entry.path for entry in self._entries]
-            record = local.record(self._spec, self._agent)
-            history.refuse_foreign(self._agent, head, paths, record, machine=self._machine)
+            history.refuse_foreign(self._spec, self._agent, head, self._entries, machine=self._machine)
         store = None if self._options.dry_run else self._bucket.store
         writer = Writer(store, self._keys, self._known(head))
         root = self._read(head, writer)
@@ -161,9 +163,22 @@ class _Sync:
                     # One directory's trouble stops no other: the commit keeps the last state of it.
                     self._stop(entry, failure)
                     top = before
+                    self._kept += [before] if before else []
                 if top is not None:
                     tops.append(top)
-        return tuple(tops)
+        return (*tops, *(self._carried(head, tops) if head else ()))
+
+    def _carried(self, head: Head, tops: list[Top]) -> tuple[Top, ...]:
+        """What the head holds and nobody declares: it stays. What a declared path took the place of is told of."""
+        staying, giving_way = carried.undeclared(head.commit, [entry.path for entry in self._entries], tops)
+        self._kept += staying
+        known = local.record(self._spec, self._agent).known
+        for top in staying:
+            if str(top.path) in known:  # until the end of the first sync that is not a dry run
+                history.tell_undeclared(self._agent, head, top.path, stays=True)
+        for top in giving_way:
+            history.tell_undeclared(self._agent, head, top.path, stays=False)
+        return staying
 
     def _top(self, entry: Persist, opened: Sources, writer: Writer, before: Top | None) -> Top | None:
         scanner = Scanner(writer, self._keys, self._agent.person)
@@ -171,16 +186,12 @@ class _Sync:
             if source is None:
                 if before is None or self._options.accept_loss:
                     return None
-                raise sources.gone(self._agent, entry)
+                raise sources.gone(self._agent)
             found = scanner.scan(entry.path.name.encode(), source, _left_out(entry))
         for line in scanner.notes.lines():
             terminal.say(f"persist: {self._agent.name}: {shown(str(entry.path))}/{line}")
         if before is not None and found.files * 2 < before.files and not self._options.accept_loss:
-            raise SourceGone(
-                f"{shown(str(entry.path))} lost {before.files - found.files:,} of its {before.files:,} files since the "
-                "last sync, so the store keeps what it has of it",
-                hint=f"if they were removed on purpose: persist sync --accept-loss {self._agent.name}",
-            )
+            raise sources.shrunk(self._agent, before.files, found.files)
         return Top(entry.path, found.entry, found.files, found.bytes)
 
     def _stop(self, entry: Persist, failure: Failure) -> None:
@@ -191,8 +202,8 @@ class _Sync:
     def _end(self, head: Head | None, writer: Writer, root: tuple[Top, ...]) -> Summary:
         sent = writer.finish()
         packs = {*writer.used, *sent}
-        if head is not None and self._stopped:
-            packs |= set(head.commit.packs)  # what was not read now may lie in any of them
+        if head is not None and self._kept:
+            packs |= carried.packs(self._kept, head.commit, self._bucket.store, self._keys)
         commit = Commit(
             agent=self._agent.name,
             time=self._now,
@@ -218,7 +229,8 @@ class _Sync:
             files=commit.files,
             bytes=commit.bytes,
             new_bytes=sum(pack.size for pack in sent),
-            committed=new,
+            committed=new and not self._options.dry_run,
+            would_commit=new and self._options.dry_run,
             stopped=tuple(self._stopped),
             status=max(self._statuses, key=_WORST_LAST.index),
         )
@@ -227,13 +239,15 @@ class _Sync:
         if not name:
             return
         held = LastSync(self._now, name[-64:][:12], commit.files, commit.bytes)
-        read = {str(top.path): name for top in commit.root if str(top.path) not in self._stopped}
-        generation = int(name[:16], 16)
-        local.change(
-            self._spec,
-            self._agent,
-            lambda record: replace(record, generation=generation, head=name, known={**record.known, **read}, last=held),
-        )
+        declared = [str(entry.path) for entry in self._entries]
+        there = {str(top.path) for top in commit.root} - set(self._stopped)
+        read = {path: name for path in declared if path in there}
+
+        def synced(record: Record) -> Record:
+            kept = {path: before for path, before in record.known.items() if path in declared}
+            return replace(record, generation=int(name[:16], 16), head=name, known=kept | read, last=held)
+
+        local.change(self._spec, self._agent, synced)
 
 
 def _entries(agent: Agent) -> list[Persist]:
@@ -248,12 +262,13 @@ def _words(error: OSError) -> str:
 
 def _state(commit: Commit) -> tuple[object, ...]:
     """What makes two commits name the same state; the numbers count because ACLs hold them."""
-    return (commit.root, commit.uid, commit.gid)
+    return (sorted(commit.root, key=lambda top: top.path), commit.uid, commit.gid)
 
 
 def _left_out(entry: Persist) -> frozenset[PurePosixPath]:
-    """What the preset of a declared path says is no data: one live copy, made anew, or written from the spec."""
+    """What is no data in a declared path: installed keys, and what its preset calls one live copy, cache or remade."""
+    keys = frozenset(key.relative_to(entry.path) for key in KEYS if key.is_relative_to(entry.path))
     if entry.preset is None:
-        return frozenset()
+        return keys
     preset = presets.preset(entry.preset)
-    return frozenset((*preset.credential, *preset.cache, *preset.regenerated))
+    return keys | {*preset.credential, *preset.cache, *preset.regenerated}

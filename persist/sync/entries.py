@@ -130,8 +130,11 @@ class Entries:
         owner, group = self._role(found.st_uid, self._person.uid), self._role(found.st_gid, self._person.gid)
         mode = stat.S_IMODE(found.st_mode)
         kept = trees.kept_mode(mode, owner, group)
+        where = level.where(name) if kind != "dir" else b"/".join(level.names()) or b"."  # its level is its own
         if kept != mode:
-            self._notes.add("bits", level.where(name))
+            self._notes.add("bits", where)
+        if "other" in (owner, group):
+            self._notes.add("owner", where)
         return Entry(name, kind, kept, found.st_mtime_ns, owner, group, xattrs)
 
     @staticmethod

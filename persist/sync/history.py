@@ -1,18 +1,22 @@
 """What the store holds of an agent, as seen from here: its head, and whether that is the one to build on."""
 
+import os
+import platform
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
+from persist import places
 from persist.bucket import commits
 from persist.bucket.commits import Commit, Name
 from persist.bucket.opening import Bucket
 from persist.store import StoreOlder
-from persist.sync import local
+from persist.sync import carried, local
 from persist.sync.local import Record
-from town import cli
+from town import cli, mounts
 from town.failure import Failure
-from town.spec import Agent, Spec
-from town.terminal import shell_word, shown
+from town.spec import Agent, Persist, Spec
+from town.terminal import say, shell_word, shown
 
 
 class WrittenElsewhere(Failure):
@@ -52,21 +56,52 @@ def _seen(record: Record, newest: Name, told: tuple[str, ...]) -> Record:
     return replace(record, generation=newest.generation, head=str(newest), told=told)
 
 
-def refuse_foreign(
-    agent: Agent, found: Head | None, paths: list[PurePosixPath], record: Record, *, machine: str
-) -> None:
+def refuse_foreign(spec: Spec, agent: Agent, found: Head | None, entries: list[Persist], *, machine: str) -> None:
     """Raise WrittenElsewhere unless what lies here descends from the head that another machine wrote."""
     if found is None or found.name.machine == machine:
         return
-    strange = [path for path in paths if found.commit.top(path) and record.known.get(str(path)) != str(found.name)]
+    known = local.record(spec, agent).known
+    unknown = [top.path for top in found.commit.root if known.get(str(top.path)) != str(found.name)]
+    strange = [entry for entry in entries if any(carried.overlap(entry.path, path) for path in unknown)]
     if strange:
         when = found.commit.time.isoformat(timespec="seconds")
         raise WrittenElsewhere(
             f"{shown(found.commit.host)} has synced {agent.name} ({found.name.short}, {when}), "
-            f"and {shown(str(strange[0]))} here does not descend from that",
-            hint="`persist restore` on a fresh home brings it here; to put what lies here on top (its history stays): "
-            f"persist sync --take-over {agent.name}",
+            f"and {shown(str(strange[0].path))} here does not descend from that",
+            hint=_ways_on(spec, agent, found, strange),
         )
+
+
+def _ways_on(spec: Spec, agent: Agent, found: Head, strange: list[Persist]) -> str:
+    """The two ways to go on, as commands that work; first what may be the reason."""
+    own = ""
+    if found.commit.host == platform.node():
+        own = f"that is this machine's own name: if it is this machine, its notes in {shown(str(spec.state_dir))} are "
+        own += "gone, and what lies here is the newest. "
+    aside = " && ".join([*(word for entry in strange for word in _aside(spec, agent, entry)), "persist restore"])
+    return (
+        f"{own}To have what the store has, stop the agent, then: {aside} {agent.name}; to put what lies here on top "
+        f"(the history of the other stays): persist sync --take-over {agent.name}"
+    )
+
+
+def _aside(spec: Spec, agent: Agent, entry: Persist) -> Iterator[str]:
+    """What takes the data of one declared path out of the way of a restore."""
+    source, home = places.source(spec, agent, entry), spec.home(agent) / entry.path
+    if entry.bound and not os.path.lexists(source):  # its parents are root's; those in a home may hang who asks
+        return
+    if entry.bound and mounts.at(home) is not None:
+        yield f"umount {shell_word(str(home))}"
+    yield f"mv {shell_word(str(source))} {shell_word(f'{source}.before')}"
+
+
+def tell_undeclared(agent: Agent, found: Head, path: PurePosixPath, *, stays: bool) -> None:
+    """Say that a path which was synced from here is not declared for the store any more."""
+    about = f"persist: {agent.name}: {shown(str(path))}: no longer declared for the store"
+    if stays:
+        say(f"{about}; its last state stays there, and comes back when it is declared again")
+    else:
+        say(f"{about}, and a path that holds it, or lies in it, is: its last state stays in {found.name.short} only")
 
 
 def _refuse_older(spec: Spec, agent: Agent, names: list[Name], seen: Record) -> None:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from town.terminal import shown
 
-Kind = Literal["socket", "device", "mount", "changing", "capability", "subvolume", "bits"]
+Kind = Literal["socket", "device", "mount", "changing", "capability", "subvolume", "bits", "owner"]
 _WORDS: dict[Kind, str] = {
     "socket": "a socket is not kept",
     "device": "a device node is refused",
@@ -13,6 +13,7 @@ _WORDS: dict[Kind, str] = {
     "changing": "changed each time it was read: kept as it was read last",
     "capability": "file capabilities are not kept: they are root's to give",
     "subvolume": "a nested subvolume: read while it may change, restored as a directory",
+    "owner": "its owner or group is neither the agent's nor root's: it comes back as root's",
     "bits": "set-uid or set-gid of another owner is not kept",
 }
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from persist import ground
 from persist.ground import Ground
 from persist.restore import found
-from town import btrfs, cli, files, mounts
+from town import btrfs, cli, files, mounts, terminal
 from town.failure import Failure
 from town.spec import Agent, Persist, Spec
-from town.terminal import shown
 
 SNAPSHOTS = ".nuketown-sync"
 
@@ -140,9 +139,18 @@ def _place(top: int) -> int:
     return files.enter(top, SNAPSHOTS)
 
 
-def gone(agent: Agent, entry: Persist) -> SourceGone:
-    """The failure for a declared directory that vanished since the last sync."""
+def gone(agent: Agent) -> SourceGone:
+    """The failure for a declared directory that vanished since the last sync; who tells it names the directory."""
     return SourceGone(
-        f"{agent.name}: {shown(str(entry.path))} is gone since the last sync, so the store keeps what it has of it",
+        "gone since the last sync, so the store keeps what it has of it",
         hint="is it mounted and restored? If it was removed on purpose: persist sync --accept-loss " + agent.name,
+    )
+
+
+def shrunk(agent: Agent, before: int, now: int) -> SourceGone:
+    """The failure for one that lost more than half of its files: `before` and `now` are how many there are."""
+    return SourceGone(
+        f"lost {before - now:,} of its {terminal.counted(before, 'file')} since the last sync, so the store keeps "
+        "what it has of it",
+        hint=f"if they were removed on purpose: persist sync --accept-loss {agent.name}",
     )

@@ -297,3 +297,37 @@ def test_without_btrfs_it_does_not_say_that_a_boot_takes_anything(town: Town) ->
 
 def test_with_btrfs_json_says_that_the_boot_takes_it(town: Town, home: Path) -> None:
     assert json.loads(town.persist("lost", "ada", "--json").out)["wiped_at_boot"] is True
+
+
+def test_one_agent_that_cannot_be_read_to_its_end_stops_no_other(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    town.write("[]", "[]")
+    town.persist("restore")
+    for agent in ("ada", "vox"):
+        _write(town.agents / agent / "payload", 7)
+    real = persist.walk.walk
+
+    def moved(top: int, *more: Any) -> Any:
+        yield from real(top, *more)
+        if os.fstat(top).st_uid == ADA:
+            raise persist.walk.KeepsChanging("the home was moved about while it was being read")
+
+    monkeypatch.setattr("persist.lost.walk", moved)
+    said = town.persist("lost")
+    assert said.status == 1
+    assert "persist: error: ada: the home was moved about" in said.err
+    assert "ada: at least 7 B, 1 file" in said.out
+    assert "vox: 7 B, 1 file" in said.out
+    agents = json.loads(town.persist("lost", "--json").out)["agents"]
+    assert [(agent["agent"], agent["whole"], agent["bytes"]) for agent in agents] == [
+        ("ada", False, 7),
+        ("vox", True, 7),
+    ]
+
+
+def test_what_an_agent_mounted_is_said(town: Town, home: Path) -> None:
+    (home / "cover").mkdir()
+    kernel.mount("tmpfs", str(home / "cover"), "tmpfs", 0)
+    said = town.persist("lost", "ada")
+    kernel.umount(str(home / "cover"))
+    assert "something is mounted at cover;" in said.err
+    assert "projects" not in said.err

@@ -1,6 +1,7 @@
 """`persist init --store`: once, whole, and finished after an interruption without a second key."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -209,5 +210,53 @@ def test_an_s3_store_is_said_to_be_beyond_this_version(town: Town) -> None:
     town.write("[]", town=f'store = "s3://agents/x"\nrecipients = {{ humans = ["{recipient}"] }}\n')
     for words in (("init", "--store"), ("sync",)):
         said = town.persist(*words)
-        assert said.status == 1
+        assert said.status == 78
         assert "not carried out by this version" in said.err
+
+
+@pytest.mark.parametrize("words", [("init", "--store"), ("init", "--store", "--dry-run"), ("sync",)])
+def test_in_a_town_without_a_store_the_spec_must_change_first(town: Town, words: tuple[str, ...]) -> None:
+    town.write('["projects"]')  # nor recipients: the store is what is missed first
+    said = town.persist(*words)
+    assert (said.status, said.out) == (78, "")
+    assert "the town has no store" in said.err
+    assert "hint: set town.store" in said.err
+
+
+@pytest.mark.parametrize("above", ["backupp", "a/b"])
+def test_a_directory_that_is_missing_above_the_store_is_not_made(town: Town, above: str) -> None:
+    """A misspelt one, or a disk that is not mounted: the store would lie on another disk than was meant."""
+    town.file.write_text(
+        town.file.read_text().replace(f"file://{town.base}/store", f"file://{town.base}/{above}/store")
+    )
+    said = town.persist("init", "--store")
+    assert said.status == 1
+    assert f"{town.base}/{above}, where the store" in said.err
+    assert f"mkdir -p {town.base}/{above}" in said.err
+    assert not (town.base / above.split("/", maxsplit=1)[0]).exists()
+    (town.base / above).mkdir(parents=True)
+    assert town.persist("init", "--store").status == 0
+    assert stat.S_IMODE((town.base / above / "store").stat().st_mode) == 0o700
+
+
+def test_what_is_there_is_said_to_who_inits_again(town: Town) -> None:
+    town.persist("init", "--store")
+    assert "it is there and opens: nothing is left to make" in town.persist("init", "--store").err
+    (town.base / "store").rename(town.base / "elsewhere")
+    for words in (("init", "--store"), ("init", "--store", "--dry-run")):
+        said = town.persist(*words)
+        assert said.status == 1
+        assert f"hint: it cannot be used: the store {town.base}/store is not there" in said.err
+        assert f"rm {town.base / lock.NAME}" in said.err
+        assert not (town.base / "store").exists(), "nothing is made for a store that there is already"
+
+
+def test_a_mount_point_without_its_store_is_not_told_to_be_closed_but_to_be_mounted(town: Town) -> None:
+    town.persist("init", "--store")
+    (town.base / "store").rename(town.base / "elsewhere")
+    (town.base / "store").mkdir(mode=0o755)
+    said = town.persist("sync")
+    assert said.status == 1
+    assert f"{town.base}/store is empty, so it is not the store" in said.err
+    assert "hint: mount what holds it" in said.err
+    assert "chmod" not in said.err

@@ -10,7 +10,8 @@ import pytest
 
 from tests.machine import towns
 from tests.machine.towns import ADA, AS_ADA, Town, as_agent, town
-from town import btrfs, files, mounts
+from town import btrfs, files, mounts, process
+from town.failure import ToolFailed
 
 __all__ = ["town"]
 pytestmark = pytest.mark.root
@@ -235,3 +236,13 @@ def test_a_town_without_btrfs_keeps_no_homes(town: Town) -> None:
     assert (said.status, said.out) == (0, "")
     assert "no home is kept" in said.err
     assert town.persist("recall", "ada@x", "--to", str(town.base / "look")).status == 78
+
+
+def test_the_agent_does_not_get_its_old_home_back_by_a_recall(old: Town) -> None:
+    look = old.base / "look"
+    old.persist("recall", f"ada@{SECOND}", "--to", str(look))
+    assert (look.stat().st_uid, look.stat().st_mode & 0o7777) == (0, 0o700)
+    assert (look / "second").stat().st_uid == ADA  # only the way in is closed; the files are as they were
+    with pytest.raises(ToolFailed, match="Permission denied"):
+        process.run(["ls", f"/proc/self/fd/{(fd := os.open(look, os.O_PATH))}/"], person=AS_ADA, fds=(fd,))
+    os.close(fd)

@@ -108,7 +108,7 @@ def test_after_a_boot_without_restore_a_sync_takes_nothing_away(town: Town) -> N
     before = objects(town, "")
     said = town.persist("sync", "ada")
     assert said.status == 1
-    assert "results is gone since the last sync" in said.err
+    assert "error: ada: results: gone since the last sync" in said.err
     assert "--accept-loss" in said.err
     assert objects(town, "") == before
 
@@ -146,7 +146,7 @@ def test_more_than_half_of_the_files_gone_stops_that_path_and_only_that(town: To
     (source(town, "notes") / "n").write_text("after")
     said = town.persist("sync", "ada")
     assert said.status == 1
-    assert "projects: projects lost 9 of its 10 files" in said.err
+    assert "error: ada: projects: lost 9 of its 10 files" in said.err
     state = stores.held(town)
     into_new(state, source(town).parent / "p")
     into_new(state, source(town).parent / "n", "notes")
@@ -155,6 +155,13 @@ def test_more_than_half_of_the_files_gone_stops_that_path_and_only_that(town: To
     assert town.persist("sync", "--accept-loss", "ada").status == 0
     into_new(stores.held(town), source(town).parent / "q")
     assert len(os.listdir(source(town).parent / "q")) == 1
+
+
+def test_the_only_file_gone_is_said_in_the_singular(made: Town) -> None:
+    (source(made) / "f").write_text("x")
+    made.persist("sync")
+    (source(made) / "f").unlink()
+    assert "error: ada: projects: lost 1 of its 1 file since" in made.persist("sync", "ada").err
 
 
 def test_half_of_the_files_may_go(made: Town) -> None:
@@ -217,7 +224,7 @@ def test_what_is_mounted_in_a_path_is_not_asked_anything_and_is_said(made: Town)
         mounts.bind(there, over)
     said = made.persist("sync", "--dry-run", "ada")  # no snapshot, where mounts do not show
     assert "over: something is mounted there" in said.err
-    assert "1 files" in said.out
+    assert "1 file," in said.out
 
 
 def test_sockets_are_said_devices_refused_and_rights_of_others_not_kept(made: Town) -> None:
@@ -313,9 +320,38 @@ def test_a_dry_run_changes_nothing(made: Town) -> None:
     before = towns.facts(made.persisted), objects(made, "")
     said = made.persist("sync", "--dry-run", "ada")
     assert (said.status, said.err) == (0, "")
-    assert "1 files, 1.0 kB" in said.out
+    assert "1 file, 1.0 kB" in said.out
     assert "dry run" in said.out
     assert (towns.facts(made.persisted), objects(made, "")) == before
+
+
+def test_a_dry_run_says_that_it_would_commit_and_that_it_did_not(made: Town) -> None:
+    (source(made) / "f").write_text("x")
+
+    def said(*words: str) -> tuple[bool, bool]:
+        summary = json.loads(made.persist("sync", "--json", "ada", *words).out)[0]
+        return summary["committed"], summary["would_commit"]
+
+    assert said("--dry-run") == (False, True)
+    assert said() == (True, False)
+    assert said("--dry-run") == (False, False)
+    assert said() == (False, False)
+
+
+def test_an_owner_or_group_that_comes_back_as_roots_is_said(made: Town) -> None:
+    for name, owner, group in (("a", ADA, 4242), ("b", 4242, ADA), ("c", ADA, 0), ("d/e", ADA, ADA)):
+        (source(made) / name).parent.mkdir(exist_ok=True)
+        (source(made) / name).write_text(name)
+        os.chown(source(made) / name, owner, group)
+    os.chown(source(made) / "d", ADA, 4242)
+    said = made.persist("sync", "ada")
+    assert said.err == (
+        "persist: ada: projects/a: its owner or group is neither the agent's nor root's: it comes back as root's "
+        "(and 2 more like it)\n"
+    )
+    (source(made) / "a").unlink()
+    (source(made) / "b").unlink()
+    assert "persist: ada: projects/d: its owner" in made.persist("sync", "ada").err
 
 
 def test_status_can_ask_for_the_last_sync(made: Town) -> None:

@@ -120,8 +120,9 @@ def test_an_object_that_grew_is_found(town: Town) -> None:
 
 def test_a_missing_pack_is_named(town: Town) -> None:
     adas(town, "packs").unlink()
-    with pytest.raises(ObjectMissing, match="packs/"):
+    with pytest.raises(ObjectMissing, match="packs/") as caught:
         restore(town)
+    assert "put the object back from a copy of the store" in caught.value.hint
 
 
 def test_two_packs_that_changed_places_are_found(town: Town) -> None:

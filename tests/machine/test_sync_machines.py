@@ -14,8 +14,10 @@ from persist.sync import history
 from tests.machine import stores
 from tests.machine.stores import into_new, source
 from tests.machine.test_sync_hostile import objects, plain
-from tests.machine.towns import Town
+from tests.machine.towns import Town, town
+from town import process
 
+__all__ = ["town"]
 pytestmark = pytest.mark.root
 Pair = tuple[Town, Town]
 
@@ -89,31 +91,80 @@ def test_data_that_never_came_from_the_store_is_not_put_on_top_of_it(pair: Pair)
     assert "does not descend from that" in said.err
 
 
+def commands(said: str) -> str:
+    """What the hint says to do to have what the store has."""
+    return said.split("stop the agent, then: ")[1].split("; to put", maxsplit=1)[0]
+
+
+def run(town: Town, line: str) -> None:
+    """The commands of a hint, as a person types them."""
+    for command in line.split(" && "):
+        if command.startswith("persist "):
+            said = town.persist(*command.split()[1:])
+            assert said.status == 0, said.err
+        else:
+            process.run(["sh", "-c", command])
+
+
+def test_the_way_to_have_what_the_store_has_works_as_it_is_said(town: Town) -> None:
+    stores.with_store(town, '["projects", {path = "kept", via = "store"}]')
+    town.persist("init", "--store")
+    town.persist("restore")
+    for top in (source(town), town.agents / "ada/kept"):
+        (top / "f").write_text("in the store")
+    town.persist("sync", "ada")
+    shutil.rmtree(town.spec.state_dir)  # from here on it is another machine, of the same name
+    for top in (source(town), town.agents / "ada/kept"):
+        (top / "f").write_text("of this machine")
+    said = town.persist("sync", "ada")
+    assert said.status == 1
+    assert f"this machine's own name: if it is this machine, its notes in {town.spec.state_dir} are gone" in said.err
+    run(town, commands(said.err))
+    for top in (town.agents / "ada/projects", town.agents / "ada/kept"):
+        assert (top / "f").read_text() == "in the store"
+        assert (top / "f").stat().st_uid == 0
+    assert (source(town).parent / "projects.before/f").read_text() == "of this machine"
+    assert town.persist("sync", "ada").status == 0
+
+
+def test_where_nothing_lies_here_a_restore_is_all_that_is_asked_for(pair: Pair) -> None:
+    _, two = pair
+    said = two.persist("sync", "ada")
+    assert said.status == 1
+    assert commands(said.err) == "persist restore ada"
+
+
+def test_another_host_is_not_taken_for_this_one(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, two = pair
+    monkeypatch.setattr("platform.node", lambda: "elsewhere")
+    assert "own name" not in two.persist("sync", "ada").err
+
+
 def test_both_at_once_leave_a_fork_that_both_see_alike_and_are_told_once(pair: Pair) -> None:
     bring(pair[1])
     heads = {}
-    for town in pair:  # both have looked at the store before either writes
-        (source(town) / "g").write_text(f"on {town.base.name}")
-        bucket = open_bucket(town.spec)
-        heads[town] = (bucket, history.head(town.spec, town.spec.agent("ada"), bucket))
-    for town in pair:
-        bucket, head = heads[town]
-        work = syncing._Sync(town.spec, town.spec.agent("ada"), bucket, syncing.Options(), now=datetime.now(UTC))
+    for here in pair:  # both have looked at the store before either writes
+        (source(here) / "g").write_text(f"on {here.base.name}")
+        bucket = open_bucket(here.spec)
+        heads[here] = (bucket, history.head(here.spec, here.spec.agent("ada"), bucket))
+    for here in pair:
+        bucket, head = heads[here]
+        work = syncing._Sync(here.spec, here.spec.agent("ada"), bucket, syncing.Options(), now=datetime.now(UTC))
         writer = syncing.Writer(bucket.store, work._keys, work._known(head))
         work._end(head, writer, work._read(head, writer))
     names = commits.listed(bucket.store, bucket.keys("ada"))
     assert [name.generation for name in names] == [1, 2, 2]
     seen = []
-    for town in pair:
-        town.capsys.readouterr()
-        seen.append(stores.held(town).snapshot)
-        said = town.capsys.readouterr().err
+    for here in pair:
+        here.capsys.readouterr()
+        seen.append(stores.held(here).snapshot)
+        said = here.capsys.readouterr().err
         assert "two machines synced at once" in said
         assert all(name.short in said for name in names[1:])
-        stores.held(town)
-        assert town.capsys.readouterr().err == ""
+        stores.held(here)
+        assert here.capsys.readouterr().err == ""
     assert seen[0] == seen[1]
-    assert sorted(town.persist("sync", "ada").status for town in pair) == [0, 1]  # who lost is told and stops
+    assert sorted(here.persist("sync", "ada").status for here in pair) == [0, 1]  # who lost is told and stops
 
 
 def test_a_second_machine_has_its_own_name_and_keeps_it(pair: Pair) -> None:

@@ -155,6 +155,17 @@ def test_any_value_at_any_key_is_a_spec_or_a_told_mistake(value: object, index: 
     outcome(toml(tree))
 
 
+@bounded
+@given(STRINGS, STRINGS, st.sampled_from(range(len(places(TREE["agents"]["ada"])))), ODD)
+def test_an_agent_of_any_name_with_any_value_below_it_is_told_in_plain_words(
+    name: str, other: str, index: int, value: object
+) -> None:
+    ada = copy.deepcopy(TREE["agents"]["ada"])
+    container, key = places(ada)[index]
+    container[key] = value
+    outcome(toml(TREE | {"agents": {name: ada, other: value}}))
+
+
 # Specs that are right, whatever they hold.
 PLAIN = string.ascii_letters + string.digits
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,30}", fullmatch=True).filter(

@@ -65,9 +65,26 @@ def test_a_store_that_is_not_there_says_how_to_make_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o755])
 def test_a_store_that_others_can_look_into_or_change_is_refused(path: Path, mode: int) -> None:
+    DirectoryStore(path).put("a", b"x")
     path.chmod(mode)
     with pytest.raises(Unsafe, match="others can"):
         DirectoryStore(path)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o755, 0o710])
+def test_an_empty_directory_that_is_open_to_others_is_a_place_to_mount_at(path: Path, mode: int) -> None:
+    path.chmod(mode)
+    with pytest.raises(StoreMissing, match="is empty, so it is not the store") as caught:
+        DirectoryStore(path)
+    assert "mount" in caught.value.hint
+    with pytest.raises(Unsafe, match="others can"):
+        DirectoryStore.make(path)
+
+
+def test_only_the_last_component_is_made(tmp_path: Path) -> None:
+    with pytest.raises(StoreMissing, match=r"none, where the store .*none/store would lie, is not there"):
+        DirectoryStore.make(tmp_path / "none/store")
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_store_below_a_directory_that_others_can_change_is_refused(tmp_path: Path) -> None:
@@ -125,10 +142,11 @@ def spec_with(store: str | None, tmp_path: Path) -> Spec:
 
 
 def test_a_url_that_this_version_cannot_carry_out_is_said_clearly(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match=r"s3:// .* file:// stores only"):
+    with pytest.raises(Failure, match=r"s3:// .* file:// stores only") as beyond:
         open_store(spec_with("s3://agents/signi", tmp_path))
-    with pytest.raises(StoreMissing, match="no store"):
+    with pytest.raises(StoreMissing, match="no store") as none:
         open_store(spec_with(None, tmp_path))
+    assert (beyond.value.status, none.value.status) == (78, 78)
 
 
 def test_the_directory_of_a_url_is_opened(path: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from town import spec
 from town.failure import BadSpec, Problem
+from town.terminal import toml_string
 
 LEAST = "[agents.ada]\nuid = 1100\n"
 BTRFS = '[town.btrfs]\ndevice = "LABEL=a"\n'
@@ -213,6 +214,7 @@ ONE = [
         ("a\\u202Eb", "U+202E"), ("a\\u0000", "U+0000"), ("é" * 128, "too long"), ("a/" * 2047 + "bb", "too long"),
         ("a/" * 2040 + "b", "too long"), (".config/nuketown", "writes anew"), (".config/nuketown/x", "writes anew"),
         (".ssh/id_ed25519", "writes anew"),
+        (".gnupg/private-keys-v1.d", "writes anew"),
     )),
     (kept('"a", "a"'), "agents.ada.persist[1]", "is persist[0] again", ""),
     (kept('"a", "b", "a/c"'), "agents.ada.persist[2]", 'inside persist[0], "a"', ""),
@@ -317,6 +319,27 @@ def test_all_mistakes_of_a_file_are_told_at_once() -> None:
         "agents.yes",
         "agents.yes.uid",
     ]
+
+
+# What may stand below an agent's name and be wrong: each has a cure that could repeat the name.
+BELOW = ["1", "{}", "{uid = 1100, secrets.ssh_key = 1}", "{uid = 1100, secrets = 1}", "{uid = 1100, prompts = 1}",
+         "{uid = 1100, git = 1, persist = 1, devices = 1}", "{uid = 1100, gid = 1200}",
+         "{uid = 1100, secrets = {ssh_key = 'a/b', gpg_key = 'a/b'}}"]  # fmt: skip
+HOSTILE = ["\x1b[2J\n\u202e", "\t", "\ufeff", "]\\", '"', "\u2028", PRIVATE, PRIVATE[:30]]
+
+
+@pytest.mark.parametrize("below", BELOW)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_of_an_agent_with_anything_in_it_stands_raw_in_no_message(name: str, below: str) -> None:
+    text = f"{toml_string('agents')}.{toml_string(name)} = {below}\nagents.vox = {{uid = 1100, gid = 1200}}\n"
+    text += "agents.eve.uid = 1200\n"
+    for problem in problems(text):  # which looks at every word of them
+        assert PRIVATE[14:30] not in f"{problem} {problem.cure}"
+
+
+def test_the_cure_for_an_agent_names_the_table_as_toml_does() -> None:
+    (_, problem) = problems('agents."a\\u001bb" = 1\n')
+    assert problem.cure == 'write [agents."a\\u001Bb"] with uid = …'
 
 
 @pytest.mark.parametrize(
