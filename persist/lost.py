@@ -104,9 +104,7 @@ def _put_text(town: Spec, agent: Agent, home: int) -> bool:
     _put_proposals(agent, tree)
     _warn_of_unbound(town, agent, tree)
     for path_ in _foreign(agent, tree):
-        cli.warn(
-            "persist", f"{agent.name}: something is mounted at {_short(path_)}; what lies below was not counted"
-        )
+        cli.warn("persist", f"{agent.name}: something is mounted at {_short(path_)}; what lies below was not counted")
     return tree.failed is None
 
 

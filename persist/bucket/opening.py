@@ -77,10 +77,15 @@ def has_config(store: Store) -> bool:
         return False
     try:
         found = records.read(data, CONFIG)
-    except StoreDamaged:
-        found = None
+    except StoreDamaged as damaged:
+        raise StoreDamaged(
+            "the store's object `config` cannot be read", hint=f"bring it back; it holds: {config().decode().strip()}"
+        ) from damaged
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise StoreForeign("what lies in the store was not made by nuketown", hint="choose an empty place: town.store")
+        raise StoreForeign(
+            "what lies in the store was not made by nuketown",
+            hint="compare town.store with where the store is; only a new town needs another, empty place",
+        )
     if found.get("version") != VERSION:
         raise StoreForeign(
             f"the store has the format version {shown(str(found.get('version')))}, this program knows {VERSION}",

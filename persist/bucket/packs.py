@@ -20,6 +20,7 @@ from persist.store import ObjectMissing, Store, StoreDamaged
 MAGIC = b"nuketown pack 1\n"
 FULL = 16 << 20  # bytes after which a pack is closed
 LARGEST_DIRECTORY = 64 << 20  # expanded
+MOST_BLOBS = 200_000  # in one pack: some 80 bytes each in its directory
 _TRAILER = struct.Struct(">II")  # frames, sealed bytes of the directory
 _ID = re.compile(r"[0-9a-f]{64}")
 
@@ -73,12 +74,14 @@ class PackWriter:
         self.key = f"packs/{keys.place}/{self._id}"
         self._seal = Seal.of(keys.agent, keys.pack, self.key)
         self._bytes = bytearray(MAGIC)
+        self._blobs = 0
         self._frames: list[dict[str, object]] = []
 
     @property
     def full(self) -> bool:
         """Whether it is time to close it."""
-        return len(self._bytes) >= FULL
+        # Many tiny pieces make a long directory, which has a limit of its own.
+        return len(self._bytes) >= FULL or self._blobs >= MOST_BLOBS
 
     @property
     def empty(self) -> bool:
@@ -88,6 +91,7 @@ class PackWriter:
     def add(self, kind: Kind, blobs: list[tuple[bytes, bytes]]) -> None:
         """One frame of blobs, (id, bytes) each."""
         piece = b"".join(data for _, data in blobs)
+        self._blobs += len(blobs)
         assert len(piece) <= packing.LARGEST
         codec, small = packing.packed(piece)
         sealed = self._seal.close(kind, len(self._frames), small)

@@ -78,17 +78,19 @@ def _one(town: Spec, agent: Agent, here: Ground, *, dry_run: bool) -> int:
             return DONE
         with _alone(town, agent):
             return _restored(town, agent, here)
-    except (Failure, OSError) as error:
+    except Exception as error:  # what one agent's home brings about stops no other agent
         return _failed(agent, error)
 
 
-def _failed(agent: Agent, error: Failure | OSError) -> int:
+def _failed(agent: Agent, error: Exception) -> int:
     failure = error if isinstance(error, Failure) else apply.RestoreFailed(_words(error))
     cli.tell("persist", failure, about=agent.name)
     return known_status(failure)
 
 
-def _words(error: OSError) -> str:
+def _words(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return shown(f"{type(error).__name__}: {error}")
     named = isinstance(error.filename, (str, bytes))
     return f"{shown(error.filename)}: {error.strerror}" if named else str(error.strerror or error)
 

@@ -88,8 +88,8 @@ def command(arguments: argparse.Namespace) -> int:
         try:
             summaries.append(sync(spec, agent, bucket, options, now=datetime.now(UTC)))
             statuses.append(summaries[-1].status)
-        except (Failure, OSError) as error:
-            failure = error if isinstance(error, Failure) else SyncFailed(_words(error))
+        except Exception as error:  # what one agent's files bring about stops no other agent
+            failure = error if isinstance(error, Failure) else SyncFailed(_words(error), hint=_REPORT)
             cli.tell("persist", failure, about=agent.name)
             statuses.append(failure.status if failure.status in _WORST_LAST else FAILED)
         else:
@@ -255,7 +255,12 @@ def _entries(agent: Agent) -> list[Persist]:
     return [entry for entry in agent.persist if entry.synced and entry.class_ == "data"]
 
 
-def _words(error: OSError) -> str:
+_REPORT = "if it is not plain what to do, report it with what it says"
+
+
+def _words(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return shown(f"{type(error).__name__}: {error}")
     named = isinstance(error.filename, (str, bytes))
     return f"{shown(error.filename)}: {error.strerror}" if named else str(error.strerror or error)
 

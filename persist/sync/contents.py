@@ -8,6 +8,8 @@ from persist.bucket.blobs import Writer
 from persist.bucket.content import Content
 
 Extents = tuple[tuple[int, int], ...]
+LARGEST_XATTRS = 256 << 10  # bytes of names and values of one file: a listing is a line for each entry (store.md)
+MOST_EXTENTS = 20_000  # of a sparse file
 _NARROW = 64 << 10  # a hole below this many bytes is stored as zeros: it saves less than it costs to say
 
 
@@ -43,6 +45,10 @@ def xattrs(fd: int | str) -> tuple[trees.Xattrs, bool]:
         except OSError as error:
             if error.errno not in (errno.ENODATA, errno.ENOENT):  # removed meanwhile
                 raise
+    if sum(len(name) + len(value) for name, value in kept) > LARGEST_XATTRS:
+        raise OSError(
+            errno.EFBIG, f"the extended attributes of something in it hold more than {LARGEST_XATTRS:,} bytes"
+        )
     return tuple(kept), b"security.capability" in names
 
 
@@ -69,6 +75,8 @@ def _extents(fd: int, size: int) -> Extents | None:
             found[-1] = (found[-1][0], at - found[-1][0])
         elif start < at:
             found.append((start, at - start))
+        if len(found) > MOST_EXTENTS:
+            raise OSError(errno.EFBIG, f"a sparse file in it has more than {MOST_EXTENTS:,} pieces")
     return None if found == [(0, size)] else tuple(found)
 
 

@@ -40,6 +40,9 @@ class Scanned:
     bytes: int
 
 
+DEEPEST = 20_000  # levels
+
+
 class Scanner:
     """Reads declared directories of one agent into a writer."""
 
@@ -49,6 +52,7 @@ class Scanner:
         self._left_out: frozenset[tuple[bytes, ...]] = frozenset()
         self._files = self._bytes = 0
         self._back: int | None = None  # the directory of the snapshot that holds the nested subvolume that we are in
+        self._living_dirs: set[tuple[int, int]] = set()  # gone into in nested subvolumes, which may change meanwhile
         self.notes = Notes()
 
     def scan(self, name: bytes, source: Source, left_out: frozenset[PurePosixPath]) -> Scanned:
@@ -90,6 +94,9 @@ class Scanner:
         if opened is None:
             return level
         fd, frozen = opened
+        if self._passed(fd, frozen):
+            os.close(fd)
+            return level
         self._trail.append(level)
         try:
             path = None if level.path is None or not self._left_out else (*level.path, name)
@@ -108,6 +115,18 @@ class Scanner:
             self._back = self._fd
         self._fd = fd
         return below
+
+    def _passed(self, fd: int, frozen: bool) -> bool:
+        """Whether a living directory was gone into before (somebody moves it about). Raises OSError far down."""
+        if len(self._trail) >= DEEPEST:
+            os.close(fd)
+            raise OSError(errno.ELOOP, f"directories lie deeper than {DEEPEST:,} levels")
+        if frozen:
+            return False
+        found = os.fstat(fd)
+        before = (found.st_dev, found.st_ino) in self._living_dirs
+        self._living_dirs.add((found.st_dev, found.st_ino))
+        return before
 
     def _up(self, level: Level, *, crossed: bool) -> None:
         if crossed:
