@@ -75,6 +75,8 @@ change() { # WHAT COMMAND…
     doing=$1
     shift
     words=$("$@" 2>&1) && return
+    # On a disk that is full, a commit gives back what was freed since the last one: then it is worth a second try.
+    btrfs filesystem sync "$top" >/dev/null 2>&1 && words=$("$@" 2>&1) && return
     fail "$doing failed: $(first_line "$words")" "$cure_of_a_failed_step"
 }
 
