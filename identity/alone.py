@@ -1,13 +1,12 @@
 """One installation of an agent at a time: the lock lies where only root comes, and goes with the process."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 from identity.places import LOCKS
-from town import files
+from town import files, locks
 from town.failure import TryLater
 from town.spec import Agent
 
@@ -17,16 +16,9 @@ _ROOT = (0, 0)
 @contextmanager
 def alone(agent: Agent) -> Iterator[None]:
     """While it lasts nobody else installs this agent. Raises TryLater at once when somebody does; never waits."""
-    with files.opened(_directory()) as directory:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with files.opened(os.open(f"identity-{agent.name}", flags, 0o600, dir_fd=directory)) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise TryLater(
-                    "another identity install of this agent is running", hint="wait until it has ended, then try again"
-                ) from error
-            yield
+    busy = TryLater("another identity install of this agent is running", hint="wait until it has ended, then try again")
+    with files.opened(_directory()) as directory, locks.held(directory, f"identity-{agent.name}", busy):
+        yield
 
 
 def _directory() -> int:

@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -36,6 +35,7 @@ from identity.vault import Vault, vaults
 from town import cli, files, sops
 from town import spec as specs
 from town.failure import DONE, Failure, TryLater, WrongUsage
+from town.locks import take
 from town.spec import Agent, Spec
 from town.terminal import say, shown
 
@@ -123,12 +123,8 @@ def locked(where: Places) -> Iterator[None]:
         for directory in sorted(wanted):
             directory.mkdir(parents=True, exist_ok=True)
             fd = stack.enter_context(files.opened(files.open_dir(directory)))
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise TryLater(
-                    f"another run of identity works on {shown(str(directory))}", hint="wait until it has ended"
-                ) from error
+            busy = f"another run of identity works on {shown(str(directory))}"
+            take(fd, TryLater(busy, hint="wait until it has ended"))
         yield
 
 

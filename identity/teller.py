@@ -4,12 +4,9 @@ from collections.abc import Mapping
 
 from identity.tenant import Piece
 from town import cli
-from town.failure import BAD_CONFIG, DONE, FAILED, TRY_LATER, Failure
+from town.failure import DONE, Failure, status_of, worst
 from town.spec import Agent
 from town.terminal import shown
-
-# A failure that a later try may cure is better than one that a person must cure, and that than a wrong spec.
-_WORST_LAST = (DONE, TRY_LATER, FAILED, BAD_CONFIG)
 
 
 class PieceFailed(Failure):
@@ -44,8 +41,7 @@ class Teller:
 
     def failure(self, agent: Agent, failure: Failure) -> None:
         """Something that could not be installed; the rest goes on."""
-        status = failure.status if failure.status in _WORST_LAST else FAILED
-        self._status = max(self._status, status, key=_WORST_LAST.index)
+        self._status = worst((self._status, status_of(failure)))
         cli.tell("identity", failure, agent.name)
 
     def end(self) -> int:

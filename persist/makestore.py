@@ -5,7 +5,6 @@ into the store, then `config`, then the lock. Nothing is ever synced without the
 cannot have data; a key in the store is only adopted when it fits what was settled here, never because it is there.
 """
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,8 +14,8 @@ from persist.bucket import lock, opening
 from persist.bucket.keys import TownKey
 from persist.bucket.lock import StoreLock
 from persist.store import ObjectMissing, Store, StoreForeign, StoreMissing, checked_url, open_store
-from town import cli, files, sops
-from town.failure import DONE, Failure
+from town import cli, files, locks, sops
+from town.failure import DONE, Failure, TryLater
 from town.spec import Spec
 from town.terminal import shell_word, shown
 
@@ -146,5 +145,8 @@ def _warn_unless_it_opens(spec: Spec, sealed: bytes) -> None:
 def _alone(spec: Spec) -> Iterator[None]:
     """One init of a town at a time on this machine; on another, the store's put_if_absent decides."""
     with files.opened(os.open(spec.file.absolute().parent, files.DIRECTORY & ~os.O_NOFOLLOW)) as fd:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        # Whoever may read this directory may also lock it: never wait for them.
+        locks.take(
+            fd, TryLater("somebody holds a lock on the spec's directory", hint="lslocks shows who; then try again")
+        )
         yield

@@ -1,7 +1,6 @@
 """`persist rollback`: the boot hook itself, run on a live system, in a mount namespace that nobody else sees."""
 
 import argparse
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import initrd
 from persist import device
 from persist.ground import require_root
-from town import btrfs, cli, files, mounts, process, spec
+from town import btrfs, cli, files, locks, mounts, process, spec
 from town.failure import DONE, Failure, TryLater
 from town.mounts import Mount
 from town.spec import Btrfs, Spec
@@ -153,20 +152,14 @@ def _alone() -> Iterator[None]:
         files.opened(files.make_dirs(run, PurePosixPath(RUN.name), mode=0o755, owner=(0, 0))) as ours,
         files.opened(files.open_beneath(ours, "rollback.lock", os.O_RDWR | os.O_CREAT, 0o600)) as lock,
     ):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _running() from error
+        locks.take(lock, _running())
         yield
 
 
 def _refuse_running() -> None:
     """Raises Running when a rollback holds the lock now. Makes nothing."""
     with suppress(FileNotFoundError), files.opened(os.open(RUN / "rollback.lock", os.O_RDONLY | os.O_CLOEXEC)) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _running() from error
+        locks.take(lock, _running(), shared=True)
 
 
 def _running() -> Running:

@@ -102,7 +102,7 @@ def run(prog: str, top: Parser, argv: Sequence[str] | None) -> int:
         return 130
     except Exception as error:  # the last line of defence: a person gets a sentence, not a stack
         number = error.errno if isinstance(error, OSError) else None
-        _tell(prog, _unexpected(error), _CURES.get(number or 0, _REPORT))
+        _tell(prog, unexpected(error), _CURES.get(number or 0, _REPORT))
         if debug:
             traceback.print_exc()
         return FAILED
@@ -173,7 +173,8 @@ _CURES = {
 }
 
 
-def _unexpected(error: Exception) -> str:
+def unexpected(error: Exception) -> str:
+    """What an error that is no Failure says, safe to print."""
     if isinstance(error, OSError) and error.strerror:
         named = f"{terminal.shown(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
         return f"{named}{error.strerror}"

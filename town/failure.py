@@ -4,6 +4,7 @@ Exit statuses follow sysexits(3) where systemd acts on them: 75 means that a lat
 78 that the configuration must be changed first.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 DONE, FAILED, USAGE, ATTENTION, BROKEN, TRY_LATER, BAD_CONFIG = 0, 1, 2, 3, 4, 75, 78
@@ -42,6 +43,21 @@ class ToolFailed(Failure):
 
 class Unsafe(Failure):
     """Going on would follow a path, or trust a file, that an agent can change."""
+
+
+# A failure that a later try may cure is better than one that a person must cure, and that than a wrong spec.
+_WORST_LAST = (DONE, TRY_LATER, FAILED, BAD_CONFIG)
+
+
+def worst(statuses: Iterable[int]) -> int:
+    """The status of a command that did the same for several agents: the one that says most; 0 for none."""
+    return max(statuses, key=_WORST_LAST.index, default=DONE)
+
+
+def status_of(error: Exception) -> int:
+    """What one agent's failure adds to `worst`: its own status where that is one of an action, else 1."""
+    status = error.status if isinstance(error, Failure) else FAILED
+    return status if status in _WORST_LAST else FAILED
 
 
 @dataclass(frozen=True, slots=True)

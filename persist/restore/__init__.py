@@ -4,7 +4,6 @@ Look (`found`), decide (`plan`), do (`apply`). One agent's failure stops no othe
 """
 
 import argparse
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +13,10 @@ from persist import ground, proof
 from persist.ground import Ground
 from persist.restore import apply, found, origins, plan
 from persist.restore.plan import Action, Blocked, Fetch, Remote
-from town import cli, files, machine, spec
-from town.failure import BAD_CONFIG, DONE, FAILED, TRY_LATER, Failure, TryLater, Unsafe
+from town import cli, files, locks, machine, spec
+from town.failure import DONE, Failure, TryLater, Unsafe, status_of, worst
 from town.spec import Agent, Spec
 from town.terminal import shown
-
-# A failure that a later try may cure is better than one that a person must cure, and that than a wrong spec.
-WORST_LAST = (DONE, TRY_LATER, FAILED, BAD_CONFIG)
 
 
 class Busy(TryLater):
@@ -65,11 +61,6 @@ def _holds_agents(persist: int) -> bool:
     return True
 
 
-def worst(statuses: Sequence[int]) -> int:
-    """The status that says most: a wrong spec, then a failure, then one that may pass by itself."""
-    return max(statuses, key=WORST_LAST.index, default=DONE)
-
-
 def _one(town: Spec, agent: Agent, here: Ground, *, dry_run: bool) -> int:
     try:
         machine.refuse_conflicts(town, (agent,))
@@ -83,21 +74,9 @@ def _one(town: Spec, agent: Agent, here: Ground, *, dry_run: bool) -> int:
 
 
 def _failed(agent: Agent, error: Exception) -> int:
-    failure = error if isinstance(error, Failure) else apply.RestoreFailed(_words(error))
+    failure = error if isinstance(error, Failure) else apply.RestoreFailed(cli.unexpected(error))
     cli.tell("persist", failure, about=agent.name)
-    return known_status(failure)
-
-
-def _words(error: Exception) -> str:
-    if not isinstance(error, OSError):
-        return shown(f"{type(error).__name__}: {error}")
-    named = isinstance(error.filename, (str, bytes))
-    return f"{shown(error.filename)}: {error.strerror}" if named else str(error.strerror or error)
-
-
-def known_status(failure: Failure) -> int:
-    """The failure's own status, where this verb may end with it."""
-    return failure.status if failure.status in WORST_LAST else FAILED
+    return status_of(failure)
 
 
 def _planned(town: Spec, agent: Agent, here: Ground) -> tuple[Action, ...]:
@@ -160,7 +139,7 @@ def _told(site: apply.Site, failure: Failure, *, required: bool, path: str) -> i
     about = f"{site.agent.name}: {path}"
     if required:
         cli.tell("persist", failure, about=about)
-        return known_status(failure)
+        return status_of(failure)
     cli.warn("persist", f"{about}: {failure.what} (not required)", failure.hint)
     return DONE
 
@@ -185,10 +164,7 @@ def _say(agent: Agent, lines: Sequence[str]) -> None:
 def _alone(town: Spec, agent: Agent) -> Iterator[None]:
     """One restore of an agent at a time: the lock lies where no agent can take it, and goes with the process."""
     with files.opened(_lock(town, agent)) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Busy("another restore of this agent is running", hint="wait for it, then try again") from error
+        locks.take(lock, Busy("another restore of this agent is running", hint="wait for it, then try again"))
         yield
 
 

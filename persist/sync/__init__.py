@@ -27,13 +27,12 @@ from persist.sync.scan import KeepsMoving, Scanner, SourceUnreadable
 from persist.sync.sources import SourceGone, Sources
 from town import cli, presets, terminal
 from town import spec as specs
-from town.failure import DONE, FAILED, TRY_LATER, Failure, Unsafe
+from town.failure import DONE, Failure, Unsafe, status_of, worst
 from town.persist_table import KEYS
 from town.spec import Agent, Persist, Spec
 from town.terminal import shown
 
 __all__ = ["LastSync", "Options", "Summary", "command", "last", "sync"]
-_WORST_LAST = (DONE, TRY_LATER, FAILED)
 # What keeps one declared directory from being synced, and no other.
 _TROUBLE = (SourceGone, SourceUnreadable, KeepsMoving, Unsafe, InTheWay, WrongOwner)
 
@@ -89,15 +88,15 @@ def command(arguments: argparse.Namespace) -> int:
             summaries.append(sync(spec, agent, bucket, options, now=datetime.now(UTC)))
             statuses.append(summaries[-1].status)
         except Exception as error:  # what one agent's files bring about stops no other agent
-            failure = error if isinstance(error, Failure) else SyncFailed(_words(error), hint=_REPORT)
+            failure = error if isinstance(error, Failure) else SyncFailed(cli.unexpected(error), hint=_REPORT)
             cli.tell("persist", failure, about=agent.name)
-            statuses.append(failure.status if failure.status in _WORST_LAST else FAILED)
+            statuses.append(status_of(failure))
         else:
             if not arguments.json:
                 print(f"{summaries[-1]}{' (a dry run: nothing was sent)' if options.dry_run else ''}", flush=True)
     if arguments.json:
         cli.put_json([asdict(summary) | {"time": summary.time.isoformat()} for summary in summaries])
-    return max(statuses, key=_WORST_LAST.index)
+    return worst(statuses)
 
 
 def last(spec: Spec, agent: Agent) -> LastSync | None:
@@ -232,7 +231,7 @@ class _Sync:
             committed=new and not self._options.dry_run,
             would_commit=new and self._options.dry_run,
             stopped=tuple(self._stopped),
-            status=max(self._statuses, key=_WORST_LAST.index),
+            status=worst(self._statuses),
         )
 
     def _remember(self, name: str, commit: Commit) -> None:
@@ -256,13 +255,6 @@ def _entries(agent: Agent) -> list[Persist]:
 
 
 _REPORT = "if it is not plain what to do, report it with what it says"
-
-
-def _words(error: Exception) -> str:
-    if not isinstance(error, OSError):
-        return shown(f"{type(error).__name__}: {error}")
-    named = isinstance(error.filename, (str, bytes))
-    return f"{shown(error.filename)}: {error.strerror}" if named else str(error.strerror or error)
 
 
 def _state(commit: Commit) -> tuple[object, ...]:

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-from town import files
+from town import files, locks
 from town.failure import Failure, TryLater, Unsafe
 from town.spec import Agent, Spec
 from town.terminal import shell_word, shown
@@ -95,12 +95,8 @@ def change(spec: Spec, agent: Agent, to: Callable[[Record], Record]) -> None:
 def alone(spec: Spec, agent: Agent) -> Iterator[None]:
     """One sync of an agent at a time on this machine. Raises Busy."""
     with files.opened(_state(spec, "locks")) as directory:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with files.opened(os.open(f"sync-{agent.name}", flags, 0o600, dir_fd=directory)) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Busy("another sync of this agent is running", hint="wait for it, then try again") from error
+        busy = Busy("another sync of this agent is running", hint="wait for it, then try again")
+        with locks.held(directory, f"sync-{agent.name}", busy):
             yield
 
 
