@@ -1,5 +1,6 @@
 """`persist init --store`: once, whole, and finished after an interruption without a second key."""
 
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -260,3 +261,15 @@ def test_a_mount_point_without_its_store_is_not_told_to_be_closed_but_to_be_moun
     assert f"{town.base}/store is empty, so it is not the store" in said.err
     assert "hint: mount what holds it" in said.err
     assert "chmod" not in said.err
+
+
+def test_a_lock_that_anybody_may_take_does_not_make_it_wait(town: Town) -> None:
+    directory = os.open(town.file.parent, os.O_RDONLY)  # any local user may open it, and lock what it opened
+    fcntl.flock(directory, fcntl.LOCK_SH)
+    try:
+        said = town.persist("init", "--store")
+    finally:
+        os.close(directory)
+    assert said.status == 75
+    assert "lslocks" in said.err
+    assert town.persist("init", "--store").status == 0
