@@ -11,10 +11,11 @@ from town import btrfs, kernel, process
 
 
 def pytest_configure() -> None:
-    """Every worker mounts in a namespace of its own: no test sees another's mounts, and none outlives the run."""
+    """Every worker has mounts and a /run of its own: no test sees another's, and none outlives the run."""
     if os.geteuid() == 0:
         kernel.unshare(kernel.CLONE_NEWNS)
         kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount("tmpfs", "/run", "tmpfs", kernel.MOUNT_NOSUID | kernel.MOUNT_NODEV, "mode=0755")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
