@@ -30,6 +30,7 @@ def run(story: Callable[[], int], checkout: Path) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+_REFUSED = "demo: error: this machine does not allow what the demo needs (namespaces, mounts; no chroot)"
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -53,13 +54,17 @@ def _become(story: Callable[[], int], checkout: Path) -> None:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         os.umask(0o022)  # whatever root's own is: homes and mount points here are entered by agents
-        _own_root(checkout)
+        try:
+            _own_root(checkout)
+        except OSError as error:
+            raise SystemExit(f"{_REFUSED}: {error}") from error
         status = story()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody listens any more
+    except SystemExit as refused:
+        print(refused.code, file=sys.stderr)
     except BaseException as error:
-        if not isinstance(error, SystemExit):
-            sys.excepthook(type(error), error, error.__traceback__)
+        sys.excepthook(type(error), error, error.__traceback__)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
