@@ -40,13 +40,17 @@ def _shown_character(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8 (PEP 383)
         return f"\\x{code - 0xDC00:02x}"
-    # Spaces other than U+0020 look like it: two names that differ would read the same.
-    category = unicodedata.category(character)
-    if category in _HIDDEN or character in _INVISIBLE or (category == "Zs" and character != " "):
+    if _hidden(character):
         if code < 0x100:
             return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
         return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
     return character
+
+
+def _hidden(character: str) -> bool:
+    category = unicodedata.category(character)
+    # Spaces other than U+0020 look like it: two names that differ would read the same.
+    return category in _HIDDEN or character in _INVISIBLE or (category == "Zs" and character != " ")
 
 
 def shell_word(name: str | bytes) -> str:
@@ -72,9 +76,8 @@ def toml_string(text: str) -> str:
 def _toml_character(character: str) -> str:
     if character in '"\\':
         return "\\" + character
-    code, category = ord(character), unicodedata.category(character)
-    hidden = category in _HIDDEN or (category == "Zs" and character != " ")
-    if hidden and not 0xD800 <= code <= 0xDFFF:
+    code = ord(character)
+    if _hidden(character) and not 0xD800 <= code <= 0xDFFF:
         return f"\\u{code:04X}" if code < 0x10000 else f"\\U{code:08X}"
     return character
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from identity import cli, tenant
+from identity.keys.gpg import in_memory
 from tests import reach
 from town import files
 from town.process import Done, Person, run
@@ -188,8 +189,9 @@ def test_a_second_install_changes_nothing(town: Town) -> None:
     done = town.identity("install", "vox")
     assert (done.status, done.out, done.err) == (0, b"nothing to do\n", b"")
     done = town.identity("install", "ada")
-    # A new mount namespace is a new /run: the token is all that is made.
-    assert done.out == b"ada: made /run/nuketown/secrets/ada/token\n"
+    # Where the test's /run is a disk, each install has its secrets in a tmpfs of its own: the token is made again.
+    again = b"nothing to do\n" if in_memory(town.root) else b"ada: made /run/nuketown/secrets/ada/token\n"
+    assert done.out == again
     for name, tree in before.items():
         after = town.tree(name)
         changed = {path for path in after if after[path] != tree.get(path)} | (tree.keys() - after.keys())

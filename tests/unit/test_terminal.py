@@ -69,3 +69,10 @@ def test_sizes_read_as_a_person_reads_them() -> None:
         "1.2 MB",
         "5.0 TB",
     ]
+
+
+def test_what_is_invisible_is_escaped_for_reading_and_for_pasting() -> None:
+    for character in "\u3164\u2800\ufe0f\U000e0100\u00a0\u200b\u202e":
+        assert character not in terminal.shown(f"a{character}")
+        assert character not in terminal.toml_string(f"a{character}")
+        assert tomllib.loads(f"x = {terminal.toml_string(character)}")["x"] == character
