@@ -1,19 +1,9 @@
 """`identity`: keys, SOPS files, documents. A verb is one function; heavy modules are imported when it runs."""
 
-import argparse
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 from town import cli
-
-
-def _lazy(module: str) -> cli.Verb:
-    def act(arguments: argparse.Namespace) -> int:
-        status: int = import_module(f"identity.{module}").command(arguments)
-        return status
-
-    return act
 
 
 def parser() -> cli.Parser:
@@ -21,7 +11,8 @@ def parser() -> cli.Parser:
     top, verbs = cli.parser("identity", "One identity for each agent: keys, secrets, documents, from one spec.")
 
     gen = cli.verb(
-        verbs, "gen", _lazy("gen"), says="make the keys and documents that are missing; keys are never replaced",
+        verbs, "gen", cli.lazy("identity.gen"),
+        says="make the keys and documents that are missing; keys are never replaced",
         example="identity --spec town.toml gen --all",
     )  # fmt: skip
     gen.add_argument("agents", nargs="*", metavar="AGENT", help="agents of the spec; without any, --all is needed")
@@ -30,21 +21,24 @@ def parser() -> cli.Parser:
     gen.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
 
     install = cli.verb(
-        verbs, "install", _lazy("install"), says="put keys, git configuration, prompts and secrets into fresh homes",
+        verbs, "install", cli.lazy("identity.install"),
+        says="put keys, git configuration, prompts and secrets into fresh homes",
         example="identity install ada", agents="*",
     )  # fmt: skip
     install.add_argument("--out", metavar="DIR", help="where `gen --out` put the files")
     install.add_argument("--dry-run", action="store_true", help="print what would be written")
 
     check = cli.verb(
-        verbs, "check", _lazy("check"), says="compare everything that gen makes with the spec, and change nothing",
+        verbs, "check", cli.lazy("identity.check"),
+        says="compare everything that gen makes with the spec, and change nothing",
         example="identity check --json", agents="*",
     )  # fmt: skip
     check.add_argument("--out", metavar="DIR", help="where `gen --out` put the files")
     check.add_argument("--json", action="store_true", help="findings as JSON")
 
     secret = cli.verb(
-        verbs, "secret", _lazy("secret"), says="put a value of secrets.extra, read from standard input, into its place",
+        verbs, "secret", cli.lazy("identity.secret"),
+        says="put a value of secrets.extra, read from standard input, into its place",
         example="identity secret set ada anthropic-key <token.txt",
     )  # fmt: skip
     secret.add_argument("act_on", metavar="set", choices=["set"])

@@ -1,19 +1,9 @@
 """`persist`: homes, declared data, the store. A verb is one function; heavy modules are imported when it runs."""
 
-import argparse
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 from town import cli
-
-
-def _lazy(module: str) -> cli.Verb:
-    def act(arguments: argparse.Namespace) -> int:
-        status: int = import_module(f"persist.{module}").command(arguments)
-        return status
-
-    return act
 
 
 def parser() -> cli.Parser:
@@ -21,33 +11,38 @@ def parser() -> cli.Parser:
     top, verbs = cli.parser("persist", "Homes that are wiped at every boot, and the directories that come back.")
 
     check = cli.verb(
-        verbs, "check", _lazy("check"), says="check the spec, and with --machine this machine's accounts",
+        verbs, "check", cli.lazy("persist.check"),
+        says="check the spec, and with --machine this machine's accounts",
         example="persist --spec town.toml check --machine",
     )  # fmt: skip
     check.add_argument("--machine", action="store_true", help="also against the accounts and mounts of this machine")
     check.add_argument("--json", action="store_true", help="problems and warnings as JSON")
 
     init = cli.verb(
-        verbs, "init", _lazy("init"), says="prepare the filesystem, or with --store make the store, once",
+        verbs, "init", cli.lazy("persist.init"),
+        says="prepare the filesystem, or with --store make the store, once",
         example="persist init --dry-run && persist init && persist init --store",
     )  # fmt: skip
     init.add_argument("--store", action="store_true", help="make the store that the spec names, and its key")
     init.add_argument("--dry-run", action="store_true", help="print what would be done")
 
     rollback = cli.verb(
-        verbs, "rollback", _lazy("rollback"), says="run the boot hook now: old homes aside, a blank @agents in place",
+        verbs, "rollback", cli.lazy("persist.rollback"),
+        says="run the boot hook now: old homes aside, a blank @agents in place",
         example="persist rollback --dry-run",
     )  # fmt: skip
     rollback.add_argument("--dry-run", action="store_true", help="print what would be done")
 
     restore = cli.verb(
-        verbs, "restore", _lazy("restore"), says="make homes and bring back what each agent declared",
+        verbs, "restore", cli.lazy("persist.restore"),
+        says="make homes and bring back what each agent declared",
         example="persist restore ada", agents="*",
     )  # fmt: skip
     restore.add_argument("--dry-run", action="store_true", help="print the plan")
 
     sync = cli.verb(
-        verbs, "sync", _lazy("sync"), says="send what is declared `store` or `both` to the store",
+        verbs, "sync", cli.lazy("persist.sync"),
+        says="send what is declared `store` or `both` to the store",
         example="persist sync ada --dry-run", agents="*",
     )  # fmt: skip
     sync.add_argument("--dry-run", action="store_true", help="say what would be sent")
@@ -60,13 +55,15 @@ def parser() -> cli.Parser:
     )
 
     lost = cli.verb(
-        verbs, "lost", _lazy("lost"), says="what the next reboot takes: everything that no declared path covers",
+        verbs, "lost", cli.lazy("persist.lost"),
+        says="what the next reboot takes: everything that no declared path covers",
         example="persist lost ada", agents="*",
     )  # fmt: skip
     lost.add_argument("--json", action="store_true", help="every file as JSON")
 
     status = cli.verb(
-        verbs, "status", _lazy("status"), says="which home each agent has, where each directory came from",
+        verbs, "status", cli.lazy("persist.status"),
+        says="which home each agent has, where each directory came from",
         example="persist status --json", agents="*",
     )  # fmt: skip
     status.add_argument("--json", action="store_true", help="the same as JSON")
@@ -74,7 +71,7 @@ def parser() -> cli.Parser:
     homes = cli.verb(
         verbs,
         "homes",
-        _lazy("homes"),
+        cli.lazy("persist.homes"),
         says="old homes that are kept",
         example="persist homes ada",
         agents="*",
@@ -82,7 +79,8 @@ def parser() -> cli.Parser:
     homes.add_argument("--json", action="store_true", help="the same as JSON")
 
     recall = cli.verb(
-        verbs, "recall", _lazy("recall"), says="a writable copy of a kept home, to look at",
+        verbs, "recall", cli.lazy("persist.recall"),
+        says="a writable copy of a kept home, to look at",
         example="persist recall ada@20261121T101500Z --to /srv/look",
     )  # fmt: skip
     recall.add_argument("home", metavar="AGENT@HOME", help="a name that `persist homes` shows, or its unique beginning")

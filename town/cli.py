@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,6 +30,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise WrongUsage(terminal.shown(message), hint=f"{self.prog} --help shows what can be said")
+
+
+def lazy(module: str) -> Verb:
+    """The verb that is `command` in `module`, imported when it is run: the others' packages cost nothing then."""
+
+    def act(arguments: argparse.Namespace) -> int:
+        status: int = import_module(module).command(arguments)
+        return status
+
+    return act
 
 
 def parser(prog: str, description: str) -> tuple[Parser, "argparse._SubParsersAction[Parser]"]:
