@@ -4,13 +4,16 @@
 #   NUKETOWN_DEVICE     the btrfs: a path, UUID=…, LABEL=…, or a bare filesystem UUID
 #   NUKETOWN_SUBVOLUME  default @agents
 #   NUKETOWN_BLANK      default @agents-blank: an empty read-only subvolume, root:root 0755
+#   NUKETOWN_WAIT       default 0: for so many seconds a device that is not there yet is waited for
 #
 # Status 0 only when the subvolume is blank and durable; then /run/nuketown/rollback is the proof. Whatever fails: the
 # status is 1, the reason is on standard error and in /run/nuketown/rollback.failed, there is no proof, and what is on
-# the disk is a state that the next run finishes. No old home is ever deleted. docs/formats/disk.md has the states.
+# the disk is a state that the next run finishes. No old home is deleted, unless nothing else makes room on a
+# filesystem whose metadata is full. docs/formats/disk.md has the states.
 #
 # The same file runs in an initrd and on a live system, under dash, busybox ash and bash. No step walks into what an
-# agent left, and no name that an agent chose is read: the cost is the same whatever there is.
+# agent left, and no name that an agent chose is read: the cost is the same whatever there is. Each process costs more
+# than all that the kernel does here, so there are few: what the shell can see by itself, it looks at by itself.
 
 set -u
 umask 077
@@ -19,9 +22,9 @@ PATH=${PATH:-/usr/sbin:/usr/bin:/sbin:/bin}
 export LC_ALL PATH
 
 run=/run/nuketown
+private=$run/top/fs # the directory above stays closed to others, also while something is mounted here
 run_is_ours=
 mounted=
-private=
 line_end='
 '
 
@@ -46,8 +49,10 @@ fail() { # WHAT CURE: the end of this run
     exit 1
 }
 
-forget() { # FILE of our own in /run
-    if there "$1"; then rm -f "$1" || : >"$1"; fi
+forget() { # FILE… of our own in /run
+    for file in "$@"; do
+        if there "$file"; then rm -f "$@" || : >"$file"; fi
+    done
 }
 
 first_line() { # of a program's words, or nothing when it could act on a console
@@ -59,54 +64,98 @@ first_line() { # of a program's words, or nothing when it could act on a console
     printf '%s' "$first"
 }
 
-leave() { # at every exit: nothing stays mounted, and the directory goes
+leave() { # at every exit: nothing stays mounted
     status=$?
     trap '' HUP INT TERM
     cd / || :
     if [ -n "$mounted" ]; then umount "$private" 2>/dev/null || umount -l "$private" 2>/dev/null; fi
-    if [ -n "$private" ]; then rmdir "$private"; fi
     trap - EXIT
     exit "$status"
 }
 
-# Every step that changes the filesystem goes through here: one place to stop, and the one place where a filesystem
-# that is full would be given room before a second try.
+# Every step that changes the filesystem goes through here: the one place to stop, and to make room where there is none.
 change() { # WHAT COMMAND…
     doing=$1
     shift
     words=$("$@" 2>&1) && return
-    # On a disk that is full, a commit gives back what was freed since the last one: then it is worth a second try.
-    btrfs filesystem sync "$top" >/dev/null 2>&1 && words=$("$@" 2>&1) && return
-    fail "$doing failed: $(first_line "$words")" "$cure_of_a_failed_step"
+    case $words in
+    *'No space left'*) with_room "$@" || fail "$doing failed: $(first_line "$words")" "$cure_of_no_room" ;;
+    *) fail "$doing failed: $(first_line "$words")" "$cure_of_a_failed_step" ;;
+    esac
 }
 
+cure_of_no_room='nothing is lost: free metadata as root (persist tidy; delete what persist homes shows; btrfs filesystem usage), then run persist rollback'
+
 cure_of_a_failed_step='nothing is lost and the next run goes on from here: look at dmesg and btrfs filesystem usage, then reboot or run persist rollback'
+
+# ---------------------------------------------------------------- room
+
+# On a filesystem whose metadata is full, a snapshot and a destroy still work; a rename and a mkdir do not. What is
+# destroyed gives its room back when the kernel's cleaner has been at it and a commit has come after.
+
+with_room() { # COMMAND…: again while room is made for it, the cheapest room first; 1 when there is none
+    again 1 "$@" && return
+    if destroy "$ballast"; then
+        say "metadata is full: $ballast is given up for room"
+        again 60 "$@" && return
+    fi
+    for home in "$top/$old"/*; do # the oldest first: a name begins with the time
+        destroy_old "$old/${home##*/}" || continue
+        warn "metadata is full: $old/${home##*/} is given up for room" 'persist tidy, run in time, keeps room free'
+        again 30 "$@" && return
+    done
+    return 1
+}
+
+again() { # TIMES COMMAND…
+    tries=$1
+    shift
+    while :; do
+        btrfs filesystem sync "$top" >/dev/null 2>&1
+        words=$("$@" 2>&1) && return
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || return 1
+        sleep 0.3 2>/dev/null || sleep 1
+    done
+}
+
+destroy() { # NAME at the top level, a subvolume with none inside
+    there "$top/$1" && btrfs subvolume delete "$top/$1" >/dev/null 2>&1
+}
+
+# The homes right in it are named by root. One in which an agent made subvolumes cannot go so: that is persist tidy's.
+destroy_old() { # @agents-old/NAME
+    [ -d "$top/$1" ] && ! [ -L "$top/$1" ] || return 1
+    for inner in "$top/$1"/*; do destroy "$1/${inner##*/}"; done
+    destroy "$1"
+}
 
 # ---------------------------------------------------------------- what we were told, what we need
 
 need_programs() {
-    for program in btrfs mount umount mv mkdir rm rmdir stat; do
+    for program in btrfs mount umount mv mkdir rm stat sleep; do
         command -v "$program" >/dev/null ||
             fail "the program $program is not here" 'put it into the initrd (on a live system: install its package)'
     done
 }
 
 need_run() { # first of all: from here on a failure leaves its reason, and no proof of an earlier run
-    if ! there "$run" && ! mkdir -m 0755 "$run"; then fail "$run cannot be made" "$cure_of_run"; fi
-    if [ -L "$run" ] || [ ! -d "$run" ]; then fail "$run is not a directory" "$cure_of_run"; fi
-    [ -O "$run" ] || fail "$run does not belong to the user who runs this, or this is not root" "$cure_of_run"
+    there "$run" || mkdir -m 0755 "$run" || fail "$run cannot be made" "$cure_of_run"
+    need_own "$run"
     run_is_ours=1
-    forget "$run/rollback"
+    forget "$run/rollback" "$run/rollback.used"
+    there "$private" || mkdir -p "$private" || fail "$private cannot be made" "$cure_of_run"
+    need_own "${private%/*}"
+    need_own "$private"
+    nothing_in "$private" || umount "$private" # a run that was killed left it mounted
+}
+
+need_own() { # DIRECTORY in /run
+    if [ -L "$1" ] || [ ! -d "$1" ]; then fail "$1 is not a directory" "$cure_of_run"; fi
+    [ -O "$1" ] || fail "$1 does not belong to the user who runs this, or this is not root" "$cure_of_run"
 }
 
 cure_of_run='run the hook as root, with a tmpfs on /run; remove what stands at /run/nuketown if root did not make it'
-
-need_private() { # a directory of our own for the mount, under a name that nothing has
-    place=$run/top.$$
-    while there "$place"; do place=$place.more; done
-    mkdir -m 0700 "$place" || fail "$place cannot be made" "$cure_of_run"
-    private=$place
-}
 
 plain() { # NAME VARIABLE: one component, printable enough for a message
     case $1 in
@@ -121,9 +170,9 @@ need_names() {
     blank=${NUKETOWN_BLANK:-@agents-blank}
     plain "$subvolume" NUKETOWN_SUBVOLUME @agents
     plain "$blank" NUKETOWN_BLANK @agents-blank
-    new=$subvolume.new old=$subvolume-old
+    new=$subvolume.new old=$subvolume-old ballast=$subvolume-ballast
     case $blank in
-    "$subvolume" | "$new" | "$old")
+    "$subvolume" | "$new" | "$old" | "$ballast" | "$subvolume-snapshots")
         fail 'NUKETOWN_BLANK is a name that NUKETOWN_SUBVOLUME uses' 'give the blank subvolume a name of its own' ;;
     esac
 }
@@ -145,8 +194,13 @@ need_device() {
     case $device in
     *[[:cntrl:]]*) fail 'NUKETOWN_DEVICE holds a control character' "$cure_of_a_device" ;;
     /?* | UUID=?*) ;;
-    LABEL=?*) one_label "${device#LABEL=}" ;;
+    LABEL=*/* | LABEL=-*) fail 'the label in NUKETOWN_DEVICE cannot be looked up' 'name the filesystem by UUID=…' ;;
+    LABEL=?*) ;;
     *) fail 'NUKETOWN_DEVICE names no device' "$cure_of_a_device" ;;
+    esac
+    wait=${NUKETOWN_WAIT:-0}
+    case $wait in
+    *[!0-9]* | ????*) fail 'NUKETOWN_WAIT is not a number of seconds below 1000' 'set it to a number such as 30' ;;
     esac
 }
 
@@ -166,10 +220,7 @@ lower_case() { # a UUID: blkid and mount know it in lower case only
 
 cure_of_a_device='set it to a path, UUID=… or LABEL=… of the btrfs that holds @agents (blkid shows them)'
 
-one_label() { # LABEL: mount would take any of two filesystems that share it, so two are refused
-    case $1 in
-    */* | -*) fail 'the label in NUKETOWN_DEVICE cannot be looked up' 'name the filesystem by UUID=…' ;;
-    esac
+need_one_label() { # mount would take any of two filesystems that share a label, so two are refused
     cd "$private" || fail "$private cannot be entered" "$cure_of_a_device" # a file called like the label is no answer
     found=$(btrfs filesystem show -d "$1" 2>/dev/null | {
         count=0
@@ -180,8 +231,7 @@ one_label() { # LABEL: mount would take any of two filesystems that share it, so
     })
     cd / || :
     case $found in
-    1) ;;
-    0) fail "no btrfs has the label that NUKETOWN_DEVICE names, $1" "$cure_of_a_device" ;;
+    0 | 1) ;; # none: mount says so, and knows devices that btrfs does not look at
     *) fail "more than one btrfs has the label $1" 'name the filesystem by UUID=…' ;;
     esac
 }
@@ -198,19 +248,19 @@ need_boot() {
 facts() { TZ=UTC0 stat -c '%i %u:%g %f %s %y %n' "$@"; }
 blank_facts='256 0:0 41ed 0'
 
-# One process looks at everything: each costs more than all that the kernel does here.
+# One process looks at everything.
 look() {
     of_run='' of_top='' of_blank='' of_old='' of_subvolume='' of_new=''
-    set -- "$run" "$top"
+    : >"$run/.clock"
+    set -- "$run" "$run/.clock" "$top"
     for name in "$blank" "$old" "$subvolume" "$new"; do
         if there "$top/$name"; then set -- "$@" "$top/$name"; fi
     done
     while read -r inode owner mode size day clock _ name; do
         is="$inode $owner $mode $size"
         case $name in
-        "$run")
-            of_run=$mode
-            now="$day ${clock%%.*}" ;; # it was changed when `private` was made: that is now, and spares a date
+        "$run") of_run=$mode ;;
+        "$run/.clock") now="$day ${clock%%.*}" ;; # it was written just now: that spares a date
         "$top") of_top=$is ;;
         "$top/$blank") of_blank=$is ;;
         "$top/$old") of_old=$is ;;
@@ -270,10 +320,43 @@ END
 # ---------------------------------------------------------------- the steps
 
 mount_top() {
-    mounted=maybe # before it is: a signal may come in between
-    words=$(mount -t btrfs -o subvolid=5,noatime,nosuid,nodev,noexec "$device" "$private" 2>&1) ||
-        fail "$device cannot be mounted as btrfs: $(first_line "$words")" "$cure_of_a_mount"
     top=$private
+    mounted=maybe # before it is: a signal may come in between
+    case $device in
+    LABEL=*) need_one_label "${device#LABEL=}" ;;
+    esac
+    until words=$(mount -t btrfs -o subvolid=5,noatime,nosuid,nodev,noexec "$device" "$private" 2>&1); do
+        wait_for_device
+    done
+}
+
+wait_for_device() { # after a mount that failed: it returns when another is worth a try
+    now_is
+    until=${until:-$((uptime + wait))}
+    if [ "$uptime" -ge "$until" ] || ! is_late; then
+        fail "$device cannot be mounted as btrfs: $(first_line "$words")" "$cure_of_a_mount"
+    fi
+    sleep 1
+    btrfs device scan >/dev/null 2>&1 # where nothing else tells the kernel of a filesystem's other devices
+    case $device in
+    LABEL=*) need_one_label "${device#LABEL=}" ;;
+    esac
+}
+
+now_is() { # sets uptime, in whole seconds: no clock that somebody sets
+    read -r uptime _ </proc/uptime || uptime=999999999.
+    uptime=${uptime%%.*}
+}
+
+is_late() { # whether the device, or another one of its filesystem, is not there yet
+    case $device in
+    /*) if ! [ -e "$device" ]; then return 0; fi ;;
+    *) case $words in *[Cc]"an't find"* | *'does not exist'*) return 0 ;; esac ;;
+    esac
+    case $(btrfs filesystem show "${device#*=}" 2>&1) in
+    *[Mm]issing*) return 0 ;;
+    esac
+    return 1
 }
 
 need_layout() { # everything that is looked at before anything is changed
@@ -341,13 +424,30 @@ END
     done
 }
 
+move() { # WHAT FROM TO NAME: to a name that is free
+    if there "$3"; then fail "$1 failed: $3 is there already" "$cure_of_a_failed_step"; fi
+    words=$(mv "$2" "$3" 2>&1) && return
+    # A read-only subvolume cannot change its directory (EROFS).
+    if [ "$(btrfs property get -ts "$2" ro 2>/dev/null)" = ro=true ]; then writable "$4"; fi
+    words=$(mv "$2" "$3" 2>&1) && return
+    case $words in
+    *'No space left'*)
+        if with_room mv "$2" "$3" || move_by_snapshot "$2" "$3"; then return; fi
+        fail "$1 failed: $(first_line "$words")" "$cure_of_no_room" ;;
+    esac
+    fail "$1 failed: $(first_line "$words")" "$cure_of_a_failed_step"
+}
+
+move_by_snapshot() { # FROM TO: not atomic, but a snapshot has the room that a rename has not
+    btrfs subvolume snapshot -r "$1" "$2" >/dev/null 2>&1 || return 1
+    btrfs subvolume delete "$1" >/dev/null 2>&1 && return
+    btrfs subvolume delete "$2" >/dev/null 2>&1 # it holds subvolumes, which a snapshot leaves behind
+    return 1
+}
+
 set_aside() { # NAME at the top level: whatever it is, it goes to @agents-old whole
     name_old
-    # A read-only subvolume cannot change its directory (EROFS).
-    if ! mv -T "$top/$1" "$top/$old/$key" 2>/dev/null; then
-        if [ "$(btrfs property get -ts "$top/$1" ro 2>/dev/null)" = ro=true ]; then writable "$1"; fi
-        change "setting $1 aside" mv -T "$top/$1" "$top/$old/$key"
-    fi
+    move "setting $1 aside" "$top/$1" "$top/$old/$key" "$1"
     if there "$top/$1" || ! there "$top/$old/$key"; then fail "$1 was not set aside" "$cure_of_a_failed_step"; fi
     aside="${aside}old=$old/$key$line_end"
     say "$1 is set aside as $old/$key"
@@ -372,20 +472,21 @@ keep_untouched() { # an untouched home is not worth keeping, and must not push o
     if [ "$flags" = readonly ]; then writable "$subvolume"; fi
 }
 
-put_blank() { # first the new one, durable; then two renames, between which a crash leaves a state we know
-    change "taking a snapshot of $blank" btrfs subvolume snapshot -r "$top/$blank" "$top/$new"
-    identify
-    writable "$new"
+# The order makes one commit enough: the snapshot's own, which takes the rename before it along. What a crash leaves
+# is the old @agents, or none, or one that is blank and still read-only: never an old home beside a proof.
+put_blank() {
     if [ -n "$of_subvolume" ]; then set_aside "$subvolume"; fi
-    # Checked by name: a rename would replace an empty directory in silence.
+    # Checked by name: into a directory, the snapshot would be made inside of it.
     if there "$top/$subvolume"; then fail "$subvolume came back while it was set aside" "$cure_of_a_failed_step"; fi
-    change "putting $new in place" mv -T "$top/$new" "$top/$subvolume"
+    change "taking a snapshot of $blank" btrfs subvolume snapshot -r "$top/$blank" "$top/$subvolume"
+    identify
+    writable "$subvolume"
 }
 
 # The uuid of the new snapshot, and the kernel's word that it does not differ from blank: the send stream between the
 # two is its header alone. Unlike `show` this costs the same however many subvolumes there are.
 identify() {
-    words=$(btrfs send -q --no-data -p "$top/$blank" "$top/$new" 2>/dev/null | btrfs receive --dump 2>/dev/null)
+    words=$(btrfs send -q --no-data -p "$top/$blank" "$top/$subvolume" 2>/dev/null | btrfs receive --dump 2>/dev/null)
     uuid=${words#* uuid=}
     uuid=${uuid%% *}
     parent=${words#* parent_uuid=}
@@ -397,40 +498,36 @@ identify() {
     esac
     bounded=
     look
-    untouched "$new" "$of_new" || fail "the new snapshot of $blank is not blank" "$cure_of_a_failed_step"
+    untouched "$subvolume" "$of_subvolume" || fail "the new snapshot of $blank is not blank" "$cure_of_a_failed_step"
 }
 
 make_durable() { change 'committing' btrfs filesystem sync "$top"; }
 
-verify() { # the name that was free until our rename has a blank subvolume now
-    look
-    if [ "$of_subvolume" != "$blank_facts" ] || [ -n "$of_new" ] || ! nothing_in "$top/$subvolume"; then
+verify() { # the name that was free until our snapshot has an empty subvolume now
+    id=$(btrfs inspect-internal rootid "$top/$subvolume" 2>&1)
+    case $id in
+    '' | *[!0-9]*) fail "$subvolume has no id: $(first_line "$id")" "$cure_of_a_failed_step" ;;
+    esac
+    if there "$top/$new" || [ -L "$top/$subvolume" ] || ! nothing_in "$top/$subvolume"; then
         fail "$subvolume is not blank after the rollback" "$cure_of_a_failed_step"
     fi
-    id=$(btrfs inspect-internal rootid "$top/$subvolume" 2>&1) || fail "$subvolume has no id" "$cure_of_a_failed_step"
 }
 
-prove() { # beside and renamed: a reader sees the whole proof or none
-    if ! (umask 022 && proof >"$run/.proof.$$") || ! mv -T "$run/.proof.$$" "$run/rollback"; then
-        fail "the proof cannot be written to $run" 'see that /run is a tmpfs with room'
-    fi
+prove() { # one write, whole or not at all; a reader that comes before it finds a file without a version
+    (umask 022 && printf '%s\n%s' "$(proof)" "$aside" >"$run/rollback") || fail "the proof cannot be written to $run" "$cure_of_run"
     forget "$run/rollback.failed"
     say "$subvolume is blank and durable"
 }
 
-proof() {
-    printf 'version=1\nboot_id=%s\nsubvolume=%s\nuuid=%s\nid=%s\n' "$boot" "$subvolume" "$uuid" "$id"
-    printf '%s' "$aside" # old=@agents-old/…, a line for each thing that was set aside
-}
+proof() { printf 'version=1\nboot_id=%s\nsubvolume=%s\nuuid=%s\nid=%s' "$boot" "$subvolume" "$uuid" "$id"; }
 
 # ---------------------------------------------------------------- in order
 
 trap leave EXIT
 trap 'fail "the rollback was interrupted" "reboot or run persist rollback: the next run goes on from here"' HUP INT TERM
-aside=
+aside= # old=@agents-old/…, a line of the proof for each thing that was set aside
 need_run
 need_programs
-need_private
 need_names
 need_device
 need_boot
@@ -438,6 +535,5 @@ mount_top
 need_layout
 finish_interrupted
 keep_untouched || put_blank
-make_durable
 verify
 prove

@@ -10,7 +10,7 @@ from pathlib import Path
 import initrd
 from town import btrfs, files, process
 
-PROGRAMS = ("btrfs", "mount", "umount", "mv", "mkdir", "rm", "rmdir", "stat")
+PROGRAMS = ("btrfs", "mount", "umount", "mv", "mkdir", "rm", "stat", "sleep")
 SHELLS = ("dash", "bash", "busybox")
 
 
