@@ -95,10 +95,8 @@ cure_of_a_failed_step='nothing is lost and the next run goes on from here: look 
 
 with_room() { # COMMAND…: again while room is made for it, the cheapest room first; 1 when there is none
     again 1 "$@" && return
-    if destroy "$ballast"; then
-        say "metadata is full: $ballast is given up for room"
-        again 60 "$@" && return
-    fi
+    if destroy "$ballast"; then say "metadata is full: $ballast is given up for room"; fi
+    again 30 "$@" && return # also one that a run which was cut off had given up: the cleaner is still at it
     for home in "$top/$old"/*; do # the oldest first: a name begins with the time
         destroy_old "$old/${home##*/}" || continue
         warn "metadata is full: $old/${home##*/} is given up for room" 'persist tidy, run in time, keeps room free'
@@ -245,7 +243,6 @@ need_boot() {
 
 # Inode, owner, mode in hex and size. 256 is the inode of every subvolume's root directory and of nothing else that can
 # be met at the top level; 41ed is a directory with 0755; btrfs gives a directory the size 0 when nothing is in it.
-facts() { TZ=UTC0 stat -c '%i %u:%g %f %s %y %n' "$@"; }
 blank_facts='256 0:0 41ed 0'
 
 # One process looks at everything.
@@ -268,7 +265,7 @@ look() {
         "$top/$new") of_new=$is ;;
         esac
     done <<END
-$(facts "$@")
+$(TZ=UTC0 stat -c '%i %u:%g %f %s %y %n' "$@")
 END
 }
 
@@ -514,12 +511,13 @@ verify() { # the name that was free until our snapshot has an empty subvolume no
 }
 
 prove() { # one write, whole or not at all; a reader that comes before it finds a file without a version
-    (umask 022 && printf '%s\n%s' "$(proof)" "$aside" >"$run/rollback") || fail "the proof cannot be written to $run" "$cure_of_run"
+    umask 022
+    printf 'version=1\nboot_id=%s\nsubvolume=%s\nuuid=%s\nid=%s\n%s' "$boot" "$subvolume" "$uuid" "$id" "$aside" \
+        >"$run/rollback" || fail "the proof cannot be written to $run" "$cure_of_run"
+    umask 077
     forget "$run/rollback.failed"
     say "$subvolume is blank and durable"
 }
-
-proof() { printf 'version=1\nboot_id=%s\nsubvolume=%s\nuuid=%s\nid=%s' "$boot" "$subvolume" "$uuid" "$id"; }
 
 # ---------------------------------------------------------------- in order
 
