@@ -25,9 +25,12 @@ class _Config(ctypes.Structure):
     )
 
 
-def attach(image: Path) -> tuple[str, int]:
-    """Attach `image` to a free loop device. Returns its path and the descriptor that keeps it attached."""
-    with image.open("r+b") as backing:
+def attach(image: Path, *, read_only: bool = False) -> tuple[str, int]:
+    """Attach `image` to a free loop device. Returns its path and the descriptor that keeps it attached.
+
+    A device is read-only where its image is open for reading alone; unlike `blockdev --setro`, that ends with it.
+    """
+    with image.open("rb" if read_only else "r+b") as backing:
         for _ in range(64):
             with Path("/dev/loop-control").open("rb") as control:
                 number = fcntl.ioctl(control, _CTL_GET_FREE)
@@ -45,9 +48,9 @@ def attach(image: Path) -> tuple[str, int]:
 
 
 @contextmanager
-def attached(image: Path) -> Iterator[str]:
+def attached(image: Path, *, read_only: bool = False) -> Iterator[str]:
     """`with attached(image) as device:`"""
-    device, fd = attach(image)
+    device, fd = attach(image, read_only=read_only)
     try:
         yield device
     finally:

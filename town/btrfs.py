@@ -25,7 +25,7 @@ FIRST_INODE = 256  # of every subvolume
 EMPTY_INODE = 2  # what a snapshot shows where a nested subvolume was
 _START_SYNC, _WAIT_SYNC = 0x80089418, 0x40089416
 _TREE_SEARCH_V2, _INO_LOOKUP = 0xC0709411, 0xD0009412
-_ROOT_TREE, _ROOT_REF, _LAST = 1, 156, (1 << 64) - 1
+ROOT_TREE, ROOT_BACKREF, ROOT_REF, _LAST = 1, 144, 156, (1 << 64) - 1
 TOP_LEVEL = 5
 
 
@@ -103,20 +103,37 @@ def nested(fd: int) -> list[Nested]:
 
 
 def _references(fd: int, outer: int) -> Iterator[tuple[int, bytes]]:
-    """ROOT_REF items (outer, 156, inner): btrfs_ioctl_search_args_v2, a key of 104 bytes, a size, a buffer."""
-    offset, size = 0, 1 << 16
+    """ROOT_REF items (outer, 156, inner)."""
+    return ((key.offset, item) for key, item in search(fd, ROOT_TREE, (outer, ROOT_REF)))
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The key of an item in a btrfs tree."""
+
+    objectid: int
+    kind: int
+    offset: int
+
+
+def search(fd: int, tree: int, wanted: tuple[int, int], *, items: int = 1024) -> Iterator[tuple[Key, bytes]]:
+    """The items of one object id and kind in a tree (0: the one that `fd` lies in), in the order of their offset.
+
+    Asks for `items` at a time and holds no more. Needs CAP_SYS_ADMIN; raises OSError.
+    """
+    objectid, kind = wanted
+    offset, size = 0, 1 << (16 if items > 1 else 12)
     while offset < 1 << 64:
-        key = struct.pack(
-            "=7Q4I4Q", _ROOT_TREE, outer, outer, offset, _LAST, 0, _LAST, _ROOT_REF, _ROOT_REF, 1024, 0, *[0] * 4
-        )
+        # btrfs_ioctl_search_args_v2: a key of 104 bytes, a size, a buffer.
+        key = struct.pack("=7Q4I4Q", tree, objectid, objectid, offset, _LAST, 0, _LAST, kind, kind, items, 0, *[0] * 4)
         arguments = bytearray(key + struct.pack("=Q", size) + bytes(size))
         fcntl.ioctl(fd, _TREE_SEARCH_V2, arguments)
         count, at = struct.unpack_from("=I", arguments, 64)[0], 112
         if count == 0:
             return
         for _ in range(count):
-            _, _, offset, _, length = struct.unpack_from("=QQQII", arguments, at)
-            yield offset, bytes(arguments[at + 32 : at + 32 + length])
+            _, found, offset, type_, length = struct.unpack_from("=QQQII", arguments, at)
+            yield Key(found, type_, offset), bytes(arguments[at + 32 : at + 32 + length])
             at += 32 + length
         offset += 1
 
@@ -174,12 +191,16 @@ def set_read_only(fd: int, value: bool) -> None:
         btrfsutil.set_subvolume_read_only(fd, value)
 
 
-def commit(fd: int) -> None:
-    """Make what was created, renamed and deleted durable, without waiting for other files' data (5 ms, not 1 s)."""
+def commit(fd: int) -> int:
+    """Make what was created, renamed and deleted durable, without waiting for other files' data (5 ms, not 1 s).
+
+    The generation that was committed: whatever is made afterwards has a higher one.
+    """
     transaction = bytearray(8)
     with _named("commit"):
         fcntl.ioctl(fd, _START_SYNC, transaction)
         fcntl.ioctl(fd, _WAIT_SYNC, transaction)
+    return int(struct.unpack("=Q", transaction)[0])
 
 
 @contextmanager

@@ -32,11 +32,11 @@ class Parser(argparse.ArgumentParser):
         raise WrongUsage(terminal.shown(message), hint=f"{self.prog} --help shows what can be said")
 
 
-def lazy(module: str) -> Verb:
-    """The verb that is `command` in `module`, imported when it is run: the others' packages cost nothing then."""
+def lazy(module: str, function: str = "command") -> Verb:
+    """The verb that is `function` in `module`, imported when it is run: the others' packages cost nothing then."""
 
     def act(arguments: argparse.Namespace) -> int:
-        status: int = import_module(module).command(arguments)
+        status: int = getattr(import_module(module), function)(arguments)
         return status
 
     return act

@@ -8,8 +8,9 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from town import kernel
@@ -17,6 +18,7 @@ from town.failure import Failure, Unsafe
 from town.terminal import shown
 
 BENEATH = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
+_BATCH, _AT_ONCE = 1000, 32  # names read at a time, and directories held of each level, where memory is bounded
 _ATTEMPTS = 1000  # under a lasting race; each takes microseconds
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -219,10 +221,15 @@ def _make_dir(directory: int, name: str, mode: int, owner: tuple[int, int]) -> i
     return fd
 
 
-def remove_tree(directory: int, name: str | bytes) -> None:
+Other = Callable[[int, bytes], None]
+
+
+def remove_tree(directory: int, name: str | bytes, *, other: Other | None = None) -> None:
     """Remove `name` below an open directory, whatever it is, however deep: by descriptors, never by a long path.
 
-    Does not enter other mounts or btrfs subvolumes (EXDEV or EBUSY are raised). Raises OSError.
+    Does not enter other mounts or btrfs subvolumes (EXDEV or EBUSY are raised). With `other` it is called with the
+    directory and the name of each subvolume instead, and must remove it; then also no more than some names of a
+    directory are held at a time, however full it is. Raises OSError.
     """
     name = os.fsencode(name)
     try:
@@ -230,43 +237,77 @@ def remove_tree(directory: int, name: str | bytes) -> None:
         return
     except IsADirectoryError:
         pass
-    _empty(directory, name)
+    _Removal(other).empty(directory, name)
     os.rmdir(name, dir_fd=directory)
 
 
-def _empty(directory: int, name: bytes) -> None:
-    # One descriptor, however deep: `..` of a directory that we hold leads back even when somebody moved it, so the
-    # way back is checked against (device, inode).
-    fd = _enter(directory, name, os.fstat(directory).st_dev)
-    device = os.fstat(fd).st_dev
-    trail: list[tuple[bytes, tuple[int, int], list[bytes]]] = []
-    try:
-        left = _unlink_files(fd)
-        while True:
-            if left:
-                below = left.pop()
-                here = os.fstat(fd)
-                deeper = _enter(fd, below, device)
-                trail.append((below, (here.st_dev, here.st_ino), left))
-                os.close(fd)
-                fd = deeper
-                left = _unlink_files(fd)
-            elif trail:
-                done, parent, left = trail.pop()
-                above = os.open("..", DIRECTORY, dir_fd=fd)
-                os.close(fd)
-                fd = above
-                found = os.fstat(fd)
-                if (found.st_dev, found.st_ino) != parent:
-                    raise Unsafe(
-                        "a directory was moved while it was being removed",
-                        hint="stop the agent's processes first",
-                    )
-                os.rmdir(done, dir_fd=fd)
-            else:
-                return
-    finally:
-        os.close(fd)
+class _Removal:
+    def __init__(self, other: Other | None) -> None:
+        self._other = other
+        # Without a bound one look at a directory is enough, so that nobody who goes on filling it holds us up.
+        self._batch = None if other is None else _BATCH
+
+    def empty(self, directory: int, name: bytes) -> None:
+        # One descriptor, however deep: `..` of a directory that we hold leads back even when somebody moved it, so
+        # the way back is checked against (device, inode).
+        fd = _enter(directory, name, os.fstat(directory).st_dev)
+        device = os.fstat(fd).st_dev
+        trail: list[tuple[bytes, tuple[int, int], list[bytes]]] = []
+        try:
+            left = self._unlink_files(fd)
+            while left or trail:
+                if left:
+                    below = left.pop()
+                    if (deeper := self._entered(fd, below, device)) is not None:
+                        here = os.fstat(fd)
+                        trail.append((below, (here.st_dev, here.st_ino), left))
+                        os.close(fd)
+                        fd = deeper
+                        left = self._unlink_files(fd)
+                        continue
+                else:
+                    done, parent, left = trail.pop()
+                    above = _above(fd, parent)
+                    os.close(fd)
+                    fd = above
+                    os.rmdir(done, dir_fd=fd)
+                if not left and self._batch is not None:
+                    left = self._unlink_files(fd)
+        finally:
+            os.close(fd)
+
+    def _entered(self, fd: int, name: bytes, device: int) -> int | None:
+        """The directory, open; None when it was another's and is gone."""
+        try:
+            return _enter(fd, name, device)
+        except OSError as error:
+            if self._other is None or error.errno != errno.EXDEV:
+                raise
+        self._other(fd, name)
+        return None
+
+    def _unlink_files(self, fd: int) -> list[bytes]:
+        """Unlink what is no directory; names of directories that are left, all of them or some: none, when none is."""
+        while found := [
+            (os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in islice(scan(fd), self._batch)
+        ]:
+            for name, is_directory in found:
+                if not is_directory:
+                    os.unlink(name, dir_fd=fd)
+            directories = [name for name, is_directory in found if is_directory]
+            if directories or self._batch is None:
+                return directories if self._batch is None else directories[:_AT_ONCE]
+        return []
+
+
+def _above(fd: int, expected: tuple[int, int]) -> int:
+    """The parent of an open directory, which must be the one of that device and inode."""
+    above = os.open("..", DIRECTORY, dir_fd=fd)
+    found = os.fstat(above)
+    if (found.st_dev, found.st_ino) != expected:
+        os.close(above)
+        raise Unsafe("a directory was moved while it was being removed", hint="stop the agent's processes first")
+    return above
 
 
 def _enter(directory: int, name: bytes, device: int) -> int:
@@ -291,12 +332,3 @@ def scan(fd: int) -> Iterator[os.DirEntry[str]]:
 def names(fd: int) -> list[bytes]:
     """The names in an open directory, sorted bytes."""
     return sorted(os.fsencode(entry.name) for entry in scan(fd))
-
-
-def _unlink_files(fd: int) -> list[bytes]:
-    """Unlink everything in `fd` that is no directory; the names of the directories that are left."""
-    found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in scan(fd)]
-    for name, is_directory in found:
-        if not is_directory:
-            os.unlink(name, dir_fd=fd)
-    return [name for name, is_directory in found if is_directory]

@@ -293,6 +293,13 @@ def every(text: str) -> str:
     return text
 
 
+def wait(text: str) -> str:
+    """A time span between nothing and ten minutes: how long a boot may wait."""
+    if not 0 <= seconds(line(text)) <= 600:
+        raise Wrong(f"{quoted(text)} is outside 0s to 10min", 'write a time span as in "30s"')
+    return text
+
+
 def free(text: str) -> str:
     """Space to leave free: a percentage below 100, or a size in powers of 1024."""
     if not _PERCENT.fullmatch(line(text)) and not _SIZE.fullmatch(text):

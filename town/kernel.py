@@ -63,6 +63,11 @@ def openat2(dir_fd: int, path: str | bytes, flags: int, mode: int = 0, resolve: 
     return checked(_call(_OPENAT2, ctypes.c_int(dir_fd), name, how, ctypes.c_size_t(len(how))), os.fsdecode(name))
 
 
+def open_by_handle_at(mount: int, handle: bytes, flags: int) -> int:
+    """open_by_handle_at(2): `handle` is a struct file_handle; close-on-exec. Raises OSError, ESTALE when it is gone."""
+    return checked(libc.open_by_handle_at(ctypes.c_int(mount), handle, ctypes.c_int(flags | os.O_CLOEXEC)))
+
+
 def open_tree(dir_fd: int, path: str = "", flags: int = OPEN_TREE_CLONE | AT_EMPTY_PATH) -> int:
     """open_tree(2): a detached clone of the mount at `path` (empty: at the descriptor itself)."""
     return checked(_call(_OPEN_TREE, ctypes.c_int(dir_fd), os.fsencode(path), ctypes.c_uint(flags | OPEN_TREE_CLOEXEC)))

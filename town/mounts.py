@@ -27,6 +27,7 @@ class Mount:
     kind: str
     source: bytes
     super_options: frozenset[str]
+    parent: int = 0  # id of the mount that it lies on
 
 
 def bind(source: int, target: int, *, attributes: int = HARDENED) -> None:
@@ -64,15 +65,15 @@ def mount_id(fd: int) -> int:
     raise AssertionError("the kernel gives every descriptor a mnt_id")
 
 
-def table() -> list[Mount]:
-    """Every mount that this process sees, in the order of mounting."""
-    return [_parsed(line) for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+def table(process: int | str = "self") -> list[Mount]:
+    """Every mount that this process, or another, sees, in the order of mounting."""
+    return [_parsed(line) for line in _lines(process)]
 
 
 def of(fd: int) -> Mount:
     """The mount that a descriptor was opened through."""
     prefix = b"%d " % mount_id(fd)
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+    for line in _lines():
         if line.startswith(prefix):
             return _parsed(line)
     raise OSError(errno.ENOENT, "its mount is not one of this mount namespace")
@@ -80,10 +81,9 @@ def of(fd: int) -> Mount:
 
 def kinds() -> dict[int, str]:
     """The filesystem type of every mount by its id: the part of `table` that is cheap where there are thousands."""
-    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     return {
         int(line.split(b" ", 1)[0]): line.partition(b" - ")[2].split(b" ", 1)[0].decode("utf-8", "surrogateescape")
-        for line in lines
+        for line in _lines()
     }
 
 
@@ -99,13 +99,18 @@ def below(path: Path) -> list[Mount]:
     return [mount for mount in reversed(table()) if mount.target.startswith(prefix)]
 
 
+def _lines(process: int | str = "self") -> list[bytes]:
+    # Not splitlines: the kernel escapes newlines in names and leaves carriage returns, which agents may use.
+    return Path(f"/proc/{process}/mountinfo").read_bytes().rstrip(b"\n").split(b"\n")
+
+
 def _parsed(line: bytes) -> Mount:
     left, _, right = line.partition(b" - ")
-    number, _, device, root, target, options, *_ = left.split(b" ")
+    number, parent, device, root, target, options, *_ = left.split(b" ")
     kind, source, super_options = right.split(b" ")[:3]
     return Mount(
         int(number), device.decode(), _plain(root), _plain(target), _set(options), os.fsdecode(kind), _plain(source),
-        _set(super_options),
+        _set(super_options), int(parent),
     )  # fmt: skip
 
 

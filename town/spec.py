@@ -17,6 +17,7 @@ from town.terminal import shown
 Via = Literal["bind", "store", "both"]
 Class = Literal["data", "cache", "credential"]
 Signing = Literal["gpg", "ssh", "none"]
+WAIT = "30s"  # how long a boot waits for a disk, unless the spec says otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,16 @@ class Btrfs:
     subvolume: str = "@agents"
     blank: str = "@agents-blank"
     keep: KeepHomes = KeepHomes()
+    wait: str = WAIT  # as systemd.time(7) writes a time span
+
+    @property
+    def wait_seconds(self) -> int:
+        """How long a boot waits for a device that is not there yet, in whole seconds, rounded up."""
+        from math import ceil
+
+        from town import grammar
+
+        return ceil(grammar.seconds(self.wait))
 
     @property
     def old(self) -> str:
@@ -76,6 +87,11 @@ class Btrfs:
     def snapshots(self) -> str:
         """The directory at the top level that holds snapshots taken on purpose."""
         return f"{self.subvolume}-snapshots"
+
+    @property
+    def ballast(self) -> str:
+        """The subvolume at the top level that may be destroyed when metadata is full."""
+        return f"{self.subvolume}-ballast"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from town import grammar, recipients, store_url
 from town.grammar import Wrong
-from town.spec import Btrfs, HostKey, Human, KeepHomes, KeepSnapshots, Recipients, Sync, Town
+from town.spec import WAIT, Btrfs, HostKey, Human, KeepHomes, KeepSnapshots, Recipients, Sync, Town
 from town.table import Convert, Place, Table, array, pairs, text, whole
 
 AGENTS_DIR, PERSIST_DIR = Path("/agents"), Path("/persist")
@@ -109,6 +109,7 @@ def _btrfs(value: object, place: Place) -> Btrfs:
             table.take("subvolume", subvolume, "@agents"),
             table.take("blank", subvolume, "@agents-blank"),
             table.take("keep", _keep_homes, KeepHomes()),
+            table.take("wait", text(grammar.wait, f'"{WAIT}"'), WAIT),
         )
         _names_at_the_top(made, place)
         return made
@@ -116,7 +117,8 @@ def _btrfs(value: object, place: Place) -> Btrfs:
 
 def _names_at_the_top(btrfs: Btrfs, place: Place) -> None:
     """Two things of one name at the top level: one of them would be wiped as the other."""
-    ours = {btrfs.subvolume + suffix: suffix for suffix in ("", "-old", "-snapshots", "-ballast", ".new")}
+    suffixes = ("", "-old", "-snapshots", "-ballast", "-ballast.new", ".new")
+    ours = {btrfs.subvolume + suffix: suffix for suffix in suffixes}
     if btrfs.blank in ours:
         what = "the subvolume" if ours[btrfs.blank] == "" else f"what lies beside it as *{ours[btrfs.blank]}"
         place.key("blank").wrong(f"has the name of {what}", 'choose another, such as "@agents-blank"')

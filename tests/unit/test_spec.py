@@ -99,6 +99,15 @@ def test_a_device_has_one_form(written: str, device: str) -> None:
     assert read(f'[town.btrfs]\ndevice = "{written}"\n{LEAST}').town.btrfs == Btrfs(device)
 
 
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("", 30), ('wait = "0s"', 0), ('wait = "1min 1.5s"', 62), ('wait = "10min"', 600)]
+)
+def test_a_boot_waits_for_its_disk_in_whole_seconds(written: str, seconds: int) -> None:
+    found = read(f'[town.btrfs]\ndevice = "/dev/a"\n{written}\n{LEAST}').town.btrfs
+    assert found is not None
+    assert found.wait_seconds == seconds
+
+
 def test_recipients_have_one_form() -> None:
     fingerprint = "0123456789abcdef0123456789abcdef01234567"
     spaced = " ".join(fingerprint[i : i + 4] for i in range(0, 40, 4))

@@ -191,7 +191,7 @@ ONE = [
         "", ".", "..", "a/b", "/a", "-a", "a,b", "a b", "é", "x" * 201,
     )),
     *((f'{BTRFS}blank = "@agents{s}"\n{LEAST}', "town.btrfs.blank", "has the name of", "") for s in (
-        "", "-old", "-snapshots", "-ballast", ".new",
+        "", "-old", "-snapshots", "-ballast", "-ballast.new", ".new",
     )),
     (f'{BTRFS}subvolume = "@agents-blank.new"\n{LEAST}', "town.btrfs.subvolume", "blank one", ""),
     (f"{BTRFS}keep = {{ homes = 0 }}\n{LEAST}", "town.btrfs.keep.homes", "outside 1-", ""),
@@ -200,6 +200,8 @@ ONE = [
         "", "100%", "-1%", "10", "10 G", "10GB", "nan%",
     )),
     # sync
+    *((f'{BTRFS}wait = "{w}"\n{LEAST}', "town.btrfs.wait", "", "") for w in ("601s", "-1s", "", "soon", "1 year")),
+    (f"{BTRFS}wait = 30\n{LEAST}", "town.btrfs.wait", "an integer, not a string", "30s"),
     *((f'[town.sync]\nevery = "{e}"\n{LEAST}', "town.sync.every", "", "15min") for e in (
         "", " ", "0", "soon", "15mins", "-5min", "infinity", "2y", "1.5.5", "1ms", "5 min x",
     )),
