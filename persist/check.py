@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from persist import device, ground
+from persist import device, fstab, ground
 from town import accounts, cli, files, machine
 from town.failure import ATTENTION, DONE, BadSpec, Failure, Problem, Unsafe
 from town.spec import Agent, Persist, Spec, load
@@ -50,8 +50,6 @@ def notes(spec: Spec) -> Iterator[Problem]:
     town = spec.town
     if town.btrfs is None:
         yield Problem("town.btrfs", "is left out: no home is wiped at boot")
-    else:
-        yield Problem("town.btrfs.keep", f"is read only: nothing prunes {shown(town.btrfs.old)} yet")
     if town.store is not None:
         yield Problem("town.sync.every", "is read only: no timer is made yet, run persist sync by one of your own")
         yield Problem("town.sync.keep", "is read only: nothing prunes the store yet")
@@ -118,6 +116,7 @@ def _changeable(spec: Spec, path: Path) -> str:
 
 def _machine(spec: Spec) -> Iterator[Problem]:
     yield from _directories(spec)
+    yield from _fstab(spec)
     yield from _keys(spec)
     human = spec.town.human
     if human is not None and accounts.by_name(human.user) is None:
@@ -188,6 +187,20 @@ def _btrfs(spec: Spec) -> Iterator[Problem]:
         yield Problem("town.btrfs", failure.what, failure.hint)
     except Failure:
         return  # agents_dir is missing, which is said already
+
+
+def _fstab(spec: Spec) -> Iterator[Problem]:
+    """A line that makes the human's boot depend on the agents' homes."""
+    if spec.town.btrfs is None:
+        return
+    try:
+        lines = fstab.lines(spec.town.agents_dir)
+    except files.Unreadable:
+        return
+    for line in lines:
+        if line.holds_boot:
+            what = f"{line} there without nofail: when that fails, this machine's own boot stops"
+            yield Problem("town.agents_dir", what, "remove the line: persist install writes a unit that does it safely")
 
 
 def _keys(spec: Spec) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from persist import device, ground
+from persist import device, ground, places
 from town import btrfs, cli, files, spec
 from town.failure import DONE, Unsafe
 from town.spec import Spec
@@ -59,7 +59,8 @@ def kept(town: Spec, top: int) -> list[Old]:
     with directory(town, top) as old:
         if old is None:
             return []
-        found = [home for key in files.names(old) for home in _of_key(old, key)]
+        whole = (key for key in files.names(old) if not key.startswith(places.DELETING))
+        found = [home for key in whole for home in _of_key(old, key)]
     return sorted(found, key=lambda home: (home.agent, home.key))
 
 
@@ -97,7 +98,7 @@ def _directory(above: int, name: bytes) -> int | None:
 
 
 def _old(agent: bytes, key: bytes, home: int) -> Old:
-    time, boot = _parsed(key)
+    time, boot = parsed_key(key)
     subvolume = btrfs.is_subvolume(home)
     return Old(agent, key, time, boot, subvolume, tuple(_nested(agent, home, subvolume=subvolume)))
 
@@ -110,7 +111,8 @@ def _nested(agent: bytes, home: int, *, subvolume: bool) -> list[bytes]:
     return [path[len(agent) + 1 :] for path in paths if path.startswith(agent + b"/")]
 
 
-def _parsed(key: bytes) -> tuple[datetime | None, str]:
+def parsed_key(key: bytes) -> tuple[datetime | None, str]:
+    """When and at which boot a home was set aside, as its name says; (None, "") where it is no such name."""
     match = _KEY.fullmatch(key)
     if match is None:
         return None, ""

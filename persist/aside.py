@@ -1,0 +1,125 @@
+"""What was set aside: the entries of @agents-old as values, in an order and with ages that no clock can upset.
+
+The order is that of the generations in which they were made, which only ever rise. Their times come from clocks that
+may have been wrong: a time in the future is not believed, and none is earlier than that of something older.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Literal
+
+from persist import places
+from persist.homes import parsed_key
+from town import btrfs, files, subvolumes
+from town.failure import Failure, Unsafe
+from town.spec import Btrfs
+from town.terminal import shown
+
+Kind = Literal["subvolume", "directory", "other"]
+_OTHERS_WRITE = 0o022
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """One entry of @agents-old. `number` is the id of a subvolume, the inode of anything else."""
+
+    name: bytes
+    kind: Kind
+    number: int
+    born: int  # the generation in which it was made
+    time: datetime  # when it was set aside, as far as that is known
+
+    @property
+    def deleting(self) -> bool:
+        """Whether a tidy began to delete it: what is left of it is no home."""
+        return self.name.startswith(places.DELETING)
+
+    @property
+    def home(self) -> bool:
+        """Whether it can hold homes: a file or a link that stood at @agents cannot."""
+        return self.kind != "other"
+
+    def __str__(self) -> str:
+        return shown(self.name)
+
+
+@contextmanager
+def directory(top: int, names: Btrfs) -> Iterator[int | None]:
+    """@agents-old, open; None when nothing was ever set aside. Raises Unsafe when it is not a directory of root's."""
+    try:
+        fd = files.enter(top, names.old)
+    except FileNotFoundError:
+        yield None
+        return
+    except NotADirectoryError:
+        raise _wrong(names, "is not a directory") from None
+    with files.opened(fd):
+        found = os.fstat(fd)
+        if found.st_ino == btrfs.FIRST_INODE:
+            raise _wrong(names, "is a subvolume, not a plain directory")
+        if found.st_uid != 0 or found.st_mode & _OTHERS_WRITE:
+            raise _wrong(names, "may be changed by others than root")
+        yield fd
+
+
+Broken = Callable[[bytes, Failure], None]
+
+
+def read(old: int, now: datetime, broken: Broken) -> list[Aside]:
+    """The entries of @agents-old, open as `old`: oldest first. `now` is aware.
+
+    `broken` is told of each that the filesystem says nothing of: it is in nobody's way, and is none of the result.
+    """
+    found = []
+    for name in files.names(old):
+        try:
+            found.append(_entry(old, name))
+        except FileNotFoundError:
+            continue  # a rollback or a person took it meanwhile
+        except OSError as error:
+            broken(name, Failure(f"cannot be read: {error.strerror}", hint="dmesg may say why"))
+        except Failure as failure:
+            broken(name, failure)
+    return credible(sorted(found, key=lambda entry: (entry.born, entry.name)), now)
+
+
+def credible(oldest_first: Sequence[Aside], now: datetime) -> list[Aside]:
+    """The same entries, each with a time that lies between those of its neighbours and not in the future.
+
+    A clock that ran ahead once must not keep a home for ever, and one that ran behind must not delete what is new.
+    """
+    latest, bounded = datetime.min.replace(tzinfo=UTC), []
+    for entry in oldest_first:
+        latest = max(latest, entry.time) if entry.time <= now else latest
+        bounded.append((entry, max(entry.time, latest)))
+    earliest, found = now, []
+    for entry, time in reversed(bounded):
+        earliest = min(earliest, time)
+        found.append(replace(entry, time=earliest))
+    return found[::-1]
+
+
+def _entry(old: int, name: bytes) -> Aside:
+    seen = os.stat(name, dir_fd=old, follow_symlinks=False)
+    named, _ = parsed_key(name.removeprefix(places.DELETING))
+    # A rename sets the ctime of what is renamed: that is when it was set aside, where the name does not say so.
+    time = named or datetime.fromtimestamp(seen.st_ctime, UTC)
+    if not stat.S_ISDIR(seen.st_mode):
+        return Aside(name, "other", seen.st_ino, subvolumes.born(old, seen.st_ino), time)
+    with files.opened(files.enter(old, name)) as fd:
+        if btrfs.is_subvolume(fd):
+            there = btrfs.info(fd)
+            return Aside(name, "subvolume", there.id, there.origin_generation, time)
+        inode = os.fstat(fd).st_ino
+        return Aside(name, "directory", inode, subvolumes.born(old, inode), time)
+
+
+def _wrong(names: Btrfs, what: str) -> Unsafe:
+    return Unsafe(
+        f"{shown(names.old)} {what}: nothing in it is deleted",
+        hint="look at it as root; then move it away and run persist init, which makes a directory, root:root 0700",
+    )
