@@ -3,17 +3,20 @@
 Two filesystems that answer to one label are refused: the wrong one would be rolled back, or read.
 """
 
+import errno
 import os
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from town import btrfs, mounts, process
 from town.failure import BAD_CONFIG, Failure, TryLater
 from town.spec import Spec
-from town.terminal import shown
+from town.terminal import shell_word, shown
 
+_PAUSE = 0.25  # seconds between two looks for a device
 _NOTHING_FOUND = 2  # blkid(8): no device has the tag
 
 
@@ -40,6 +43,19 @@ def resolve(device: str) -> str:
     return _by_path(device) if device.startswith("/") else _by_tag(device)
 
 
+def awaited(device: str, seconds: float) -> str:
+    """`resolve`, tried again for so many seconds while the device is not there. Raises what `resolve` raises."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return resolve(device)
+        except DeviceMissing:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise
+        time.sleep(min(_PAUSE, left))
+
+
 def of_mount(path: Path) -> str | None:
     """The device of the btrfs that is mounted at exactly `path`; None when there is none or it is no btrfs."""
     found = mounts.at(path)
@@ -57,8 +73,28 @@ def top(spec: Spec) -> Iterator[int]:
             f"{shown(str(spec.file))} has no [town.btrfs], so there is no filesystem to look at",
             hint="add [town.btrfs] with device = … where @agents lies on btrfs",
         )
-    with btrfs.top_level(resolve(spec.town.btrfs.device)) as fd:
+    path = resolve(spec.town.btrfs.device)
+    with ExitStack() as stack:
+        try:
+            fd = stack.enter_context(btrfs.top_level(path))
+        except btrfs.BtrfsFailed as failure:
+            raise _not_mounted(path, failure) from failure.__cause__
         yield fd
+
+
+def _not_mounted(path: str, failure: btrfs.BtrfsFailed) -> btrfs.BtrfsFailed:
+    """What keeps the device from being mounted, with the cure where the kernel's word is known."""
+    number = failure.__cause__.errno if isinstance(failure.__cause__, OSError) else None
+    word = shell_word(path)
+    what, hint = {
+        errno.EINVAL: (
+            "it is no btrfs, or a damaged one",
+            f"lsblk -f {word} shows what it holds; correct [town.btrfs]",
+        ),
+        errno.EACCES: ("the device is read-only", f"blockdev --getro {word}; is the disk write-protected, or failing?"),
+        errno.ENOENT: ("devices of it are missing", "attach them all, then: btrfs device scan"),
+    }.get(number or 0, (failure.what, "look at dmesg"))
+    return btrfs.BtrfsFailed(f"{shown(path)} cannot be mounted: {what}", hint=hint)
 
 
 def _by_path(path: str) -> str:
