@@ -25,6 +25,7 @@ run=/run/nuketown
 private=$run/top/fs # the directory above stays closed to others, also while something is mounted here
 run_is_ours=
 mounted=
+lost= # the old homes that were given up for room
 line_end='
 '
 
@@ -40,6 +41,7 @@ warn() {
 }
 
 fail() { # WHAT CURE: the end of this run
+    if [ -n "$lost" ]; then set -- "$1; given up for room:$lost" "$2"; fi
     say "error: $1"
     say "hint: $2"
     if [ -n "$run_is_ours" ]; then
@@ -84,7 +86,7 @@ change() { # WHAT COMMAND…
     esac
 }
 
-cure_of_no_room='nothing is lost: free metadata as root (persist tidy; delete what persist homes shows; btrfs filesystem usage), then run persist rollback'
+cure_of_no_room='@agents is as it was: free metadata as root (persist tidy; delete what persist homes shows; btrfs filesystem usage), then run persist rollback'
 
 cure_of_a_failed_step='nothing is lost and the next run goes on from here: look at dmesg and btrfs filesystem usage, then reboot or run persist rollback'
 
@@ -94,13 +96,29 @@ cure_of_a_failed_step='nothing is lost and the next run goes on from here: look 
 # destroyed gives its room back when the kernel's cleaner has been at it and a commit has come after.
 
 with_room() { # COMMAND…: again while room is made for it, the cheapest room first; 1 when there is none
-    again 1 "$@" && return
-    if destroy "$ballast"; then say "metadata is full: $ballast is given up for room"; fi
-    again 30 "$@" && return # also one that a run which was cut off had given up: the cleaner is still at it
-    for home in "$top/$old"/*; do # the oldest first: a name begins with the time
+    with_spare_room "$@" || with_room_of_homes "$@"
+}
+
+with_spare_room() { # COMMAND…: at the cost of nothing that was anybody's
+    now_is
+    enough=${enough:-$((uptime + 30))} # s, for the whole run: what waits for this is the human's boot
+    tries=10 # a run that was cut off may have given up the ballast: the cleaner is still at it
+    if destroy "$ballast.new"; then tries=100; fi
+    if destroy "$ballast"; then
+        say "metadata is full: $ballast is given up for room"
+        tries=100
+    fi
+    again $tries "$@"
+}
+
+with_room_of_homes() { # COMMAND…: what persist tidy had begun to delete, then the oldest: a name begins with the time
+    for home in "$top/$old"/.deleting-* "$top/$old"/*; do
+        now_is
+        if [ "$uptime" -ge "$enough" ]; then return 1; fi
         destroy_old "$old/${home##*/}" || continue
+        lost="$lost $old/${home##*/}"
         warn "metadata is full: $old/${home##*/} is given up for room" 'persist tidy, run in time, keeps room free'
-        again 30 "$@" && return
+        again 20 "$@" && return
     done
     return 1
 }
@@ -111,21 +129,36 @@ again() { # TIMES COMMAND…
     while :; do
         btrfs filesystem sync "$top" >/dev/null 2>&1
         words=$("$@" 2>&1) && return
+        now_is
         tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || return 1
+        [ "$tries" -gt 0 ] && [ "$uptime" -lt "$enough" ] || return 1
         sleep 0.3 2>/dev/null || sleep 1
     done
 }
 
-destroy() { # NAME at the top level, a subvolume with none inside
-    there "$top/$1" && btrfs subvolume delete "$top/$1" >/dev/null 2>&1
+destroy() { # NAME below the top level: a subvolume with none inside
+    [ -d "$top/$1" ] && ! [ -L "$top/$1" ] && btrfs subvolume delete "$top/$1" >/dev/null 2>&1
 }
 
-# The homes right in it are named by root. One in which an agent made subvolumes cannot go so: that is persist tidy's.
+# All of it or nothing: the homes right in it, which have names of root's, and then itself. One in which an agent made
+# subvolumes could go only in part, so it stays: that is work for persist tidy.
 destroy_old() { # @agents-old/NAME
     [ -d "$top/$1" ] && ! [ -L "$top/$1" ] || return 1
-    for inner in "$top/$1"/*; do destroy "$1/${inner##*/}"; done
+    for inner in "$top/$1"/*; do
+        if is_subvolume "$inner" && ! holds_none "$inner"; then return 1; fi
+    done
+    for inner in "$top/$1"/*; do
+        if is_subvolume "$inner"; then destroy "$1/${inner##*/}" || return 1; fi
+    done
     destroy "$1"
+}
+
+is_subvolume() { # PATH
+    [ -d "$1" ] && ! [ -L "$1" ] && [ "$(stat -c %i "$1")" = 256 ]
+}
+
+holds_none() { # SUBVOLUME: no other; a list that fails, or takes too long, says nothing
+    inside=$($bounded btrfs subvolume list -o "$1" 2>&1) && [ -z "$inside" ]
 }
 
 # ---------------------------------------------------------------- what we were told, what we need
@@ -319,25 +352,23 @@ END
 mount_top() {
     top=$private
     mounted=maybe # before it is: a signal may come in between
-    case $device in
-    LABEL=*) need_one_label "${device#LABEL=}" ;;
-    esac
-    until words=$(mount -t btrfs -o subvolid=5,noatime,nosuid,nodev,noexec "$device" "$private" 2>&1); do
-        wait_for_device
+    try_mount && return
+    # Where nothing else does it, the kernel is told here of a filesystem's other devices.
+    until btrfs device scan >/dev/null 2>&1; try_mount; do
+        now_is
+        late=${late:-$((uptime + wait))}
+        if [ "$uptime" -ge "$late" ] || ! is_late; then
+            fail "$device cannot be mounted as btrfs: $(first_line "$words")" "$cure_of_a_mount"
+        fi
+        sleep 1
     done
 }
 
-wait_for_device() { # after a mount that failed: it returns when another is worth a try
-    now_is
-    until=${until:-$((uptime + wait))}
-    if [ "$uptime" -ge "$until" ] || ! is_late; then
-        fail "$device cannot be mounted as btrfs: $(first_line "$words")" "$cure_of_a_mount"
-    fi
-    sleep 1
-    btrfs device scan >/dev/null 2>&1 # where nothing else tells the kernel of a filesystem's other devices
+try_mount() {
     case $device in
     LABEL=*) need_one_label "${device#LABEL=}" ;;
     esac
+    words=$(mount -t btrfs -o subvolid=5,noatime,nosuid,nodev,noexec "$device" "$private" 2>&1)
 }
 
 now_is() { # sets uptime, in whole seconds: no clock that somebody sets
@@ -348,7 +379,7 @@ now_is() { # sets uptime, in whole seconds: no clock that somebody sets
 is_late() { # whether the device, or another one of its filesystem, is not there yet
     case $device in
     /*) if ! [ -e "$device" ]; then return 0; fi ;;
-    *) case $words in *[Cc]"an't find"* | *'does not exist'*) return 0 ;; esac ;;
+    *) case $words in *[Cc]"an't find"* | *'does not exist'* | *'No such '*) return 0 ;; esac ;;
     esac
     case $(btrfs filesystem show "${device#*=}" 2>&1) in
     *[Mm]issing*) return 0 ;;
@@ -429,13 +460,16 @@ move() { # WHAT FROM TO NAME: to a name that is free
     words=$(mv "$2" "$3" 2>&1) && return
     case $words in
     *'No space left'*)
-        if with_room mv "$2" "$3" || move_by_snapshot "$2" "$3"; then return; fi
+        if with_spare_room mv "$2" "$3" || move_by_snapshot "$2" "$3" || with_room_of_homes mv "$2" "$3"; then
+            return
+        fi
         fail "$1 failed: $(first_line "$words")" "$cure_of_no_room" ;;
     esac
     fail "$1 failed: $(first_line "$words")" "$cure_of_a_failed_step"
 }
 
 move_by_snapshot() { # FROM TO: not atomic, but a snapshot has the room that a rename has not
+    is_subvolume "$1" && holds_none "$1" || return 1
     btrfs subvolume snapshot -r "$1" "$2" >/dev/null 2>&1 || return 1
     btrfs subvolume delete "$1" >/dev/null 2>&1 && return
     btrfs subvolume delete "$2" >/dev/null 2>&1 # it holds subvolumes, which a snapshot leaves behind

@@ -2,8 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from town import cli
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def parser() -> cli.Parser:
@@ -20,10 +24,16 @@ def parser() -> cli.Parser:
 
     init = cli.verb(
         verbs, "init", cli.lazy("persist.init"),
-        says="prepare the filesystem, or with --store make the store, once",
-        example="persist init --dry-run && persist init && persist init --store",
+        says="prepare the filesystem, with --adopt take over what is there, or with --store make the store, once",
+        example="persist init --dry-run && persist init && persist init --store\n"
+        "  persist init --adopt --dry-run && persist init --adopt",
     )  # fmt: skip
     init.add_argument("--store", action="store_true", help="make the store that the spec names, and its key")
+    init.add_argument(
+        "--adopt", action="store_true",
+        help="take over an @agents, and data under persist_dir/agents, that something else laid out",
+    )  # fmt: skip
+    init.add_argument("--json", action="store_true", help="what was done, warnings and notes as JSON")
     init.add_argument("--dry-run", action="store_true", help="print what would be done")
 
     rollback = cli.verb(
@@ -32,6 +42,9 @@ def parser() -> cli.Parser:
         example="persist rollback --dry-run",
     )  # fmt: skip
     rollback.add_argument("--dry-run", action="store_true", help="print what would be done")
+    rollback.add_argument(
+        "--confirm", action="store_true", help="roll nothing back: check this boot's proof against the disk and take it"
+    )
 
     restore = cli.verb(
         verbs, "restore", cli.lazy("persist.restore"),
@@ -78,6 +91,14 @@ def parser() -> cli.Parser:
     )
     homes.add_argument("--json", action="store_true", help="the same as JSON")
 
+    tidy = cli.verb(
+        verbs, "tidy", cli.lazy("persist.tidy"),
+        says="delete old homes that `keep` does not keep, make the ballast anew",
+        example="persist tidy --dry-run",
+    )  # fmt: skip
+    tidy.add_argument("--dry-run", action="store_true", help="print what would be done")
+    tidy.add_argument("--json", action="store_true", help="the same as JSON")
+
     recall = cli.verb(
         verbs, "recall", cli.lazy("persist.recall"),
         says="a writable copy of a kept home, to look at",
@@ -87,7 +108,43 @@ def parser() -> cli.Parser:
     recall.add_argument("--to", metavar="DIR", help="where it is mounted (made when missing)", required=True)
     recall.add_argument("--dry-run", action="store_true", help="print what would be done")
     recall.add_argument("--exec", action="store_true", help="let programs in it run; without it the mount is noexec")
+    _machine(verbs)
     return top
+
+
+def _machine(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
+    """What sets a machine up, and takes that back."""
+    kinds = ("dracut", "initramfs-tools", "none")
+    root: dict[str, Any] = {"default": "/", "metavar": "DIR", "help": "a tree that will be a machine, not this one"}
+    program: dict[str, Any] = {"metavar": "PATH", "help": "the command persist as the units call it (else this one)"}
+    initrd: dict[str, Any] = {"choices": kinds, "help": "what makes its initrds (else the one that is there)"}
+
+    units = cli.verb(
+        verbs, "units", cli.lazy("persist.install", "write_units"),
+        says="the systemd units of this town, on standard output or in a directory",
+        example="persist units --write /etc/systemd/system",
+    )  # fmt: skip
+    units.add_argument("--write", metavar="DIR", help="write them there, whole; a file that is not ours stays")
+    units.add_argument("--initrd", **initrd)
+    units.add_argument("--program", **program)
+
+    install = cli.verb(
+        verbs, "install", cli.lazy("persist.install", "install"),
+        says="make this machine roll back at boot: units, what the initrd needs, rollback.conf",
+        example="persist install --dry-run && persist install",
+    )  # fmt: skip
+    install.add_argument("--initrd", **initrd)
+    install.add_argument("--program", **program)
+    install.add_argument("--root", **root)
+    install.add_argument("--dry-run", action="store_true", help="print what would be done, and what differs")
+
+    uninstall = cli.verb(
+        verbs, "uninstall", cli.lazy("persist.install", "uninstall"),
+        says="take back what `persist install` put on this machine",
+        example="persist uninstall --dry-run",
+    )  # fmt: skip
+    uninstall.add_argument("--root", **root)
+    uninstall.add_argument("--dry-run", action="store_true", help="print what would be done")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from town.spec import Spec
 from town.terminal import shell_word, shown
 
 OTHERS_WRITE = 0o022
+UNITS = Path("/etc/systemd/system")  # where a machine's own units are
 
 
 class NotRoot(Failure):
@@ -122,8 +123,12 @@ def is_mount_point(fd: int, path: Path) -> bool:
 
 
 def mounting(spec: Spec) -> str:
-    """The command that mounts the subvolume of [town.btrfs] at agents_dir."""
+    """The command that mounts the subvolume of [town.btrfs] at agents_dir: through the unit where there is one."""
     assert spec.town.btrfs is not None
+    if os.path.exists(UNITS / "nuketown-rollback.service"):
+        from town import unitname
+
+        return f"systemctl start {shell_word(unitname.mount(spec.town.agents_dir))}"
     options = shell_word(f"subvol={spec.town.btrfs.subvolume},nosuid,nodev,noatime")
     device, path = shell_word(spec.town.btrfs.device), shell_word(os.fspath(spec.town.agents_dir))
     return f"mount -t btrfs -o {options} {device} {path}"

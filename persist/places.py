@@ -4,6 +4,9 @@ from pathlib import Path
 
 from town.spec import Agent, Persist, Spec
 
+# How the name of an old home in @agents-old begins while `persist tidy` deletes it: what is left of it is no home.
+DELETING = b".deleting-"
+
 
 def persisted(spec: Spec, agent: Agent) -> Path:
     """The agent's root-owned directory (on btrfs a subvolume) under persist_dir."""

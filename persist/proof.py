@@ -1,24 +1,29 @@
 """The boot hook's word that this boot began with a blank @agents: read, and held against the machine and the spec.
 
 The format, and who writes it, is in docs/formats/disk.md. An agent cannot write there; what can be wrong is that the
-proof is an older boot's, another town's, or of a subvolume that is not the one that is mounted.
+proof is an older boot's, another town's, was used before, or is of a subvolume that is not the one that is there.
 """
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from persist.ground import mounting
+from persist.ground import mounting, refuse_others
 from town import btrfs, files
-from town.failure import ATTENTION, BROKEN, Failure
+from town.failure import ATTENTION, BROKEN, Failure, Unsafe
 from town.spec import Spec
 from town.terminal import shell_word, shown
 
-PROOF = Path("/run/nuketown/rollback")  # rollback.failed beside it says why there is none
+PROOF = Path("/run/nuketown/rollback")  # beside it: rollback.failed says why there is none, rollback.used who took it
 VERSION = "1"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LIMIT = 64 << 10
+
+
+class Unproven(Failure):
+    """Nobody can say that the homes were made blank at this boot. A reboot or a rollback cures it, nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +39,19 @@ class Trouble:
 class Rollback:
     """What the boot hook left in /run: its proof (key, value), or why it failed; all of it safe to print.
 
-    `unread` says why a proof that is there cannot be read.
+    `unread` says why a proof that is there cannot be read; `used`, that the host's check took it.
     """
 
     proof: tuple[tuple[str, str], ...] | None
     failed: str = ""
     unread: str = ""
+    used: bool = False
+
+    @property
+    def reason(self) -> tuple[str, str]:
+        """Why it failed, and the cure, without the words before them that the file has."""
+        what, _, cure = self.failed.partition("; hint: ")
+        return what.removeprefix("error: "), cure
 
     @property
     def facts(self) -> dict[str, list[str]]:
@@ -50,66 +62,117 @@ class Rollback:
 
 def read() -> Rollback:
     """What the boot hook left. Raises nothing."""
-    failed, unread_failed = _text(PROOF.with_name(PROOF.name + ".failed"))
-    text, unread = _text(PROOF)
-    pairs = None if text is None else tuple(_pair(line) for line in text.splitlines() if "=" in line)
-    said = "; ".join(shown(line) for line in (failed or unread_failed).splitlines())
-    return Rollback(pairs, said or ("it gave no reason" if failed is not None else ""), unread)
+    failed, unread_failed = _left(".failed")
+    text, unread = _left("")
+    pairs = None
+    if text is not None and not (unread := _malformed(text)):
+        pairs = tuple(_pair(line) for line in text.split("\n")[:-1])
+    said = "; ".join(shown(line) for line in (failed or ("" if unread else unread_failed)).splitlines())
+    used = os.path.lexists(_beside(".used"))
+    return Rollback(pairs, said or ("it gave no reason" if failed is not None else ""), unread, used)
 
 
 def doubt(spec: Spec, rollback: Rollback) -> Trouble | None:
     """Why nobody can say that homes were made blank at this boot; None when the proof fits, or without [town.btrfs]."""
+    if (trouble := doubt_of_boot(spec, rollback)) is not None or spec.town.btrfs is None:
+        return trouble
+    path = spec.town.agents_dir
+    try:
+        with files.opened(files.open_dir(path)) as fd:
+            return doubt_of_homes(spec, rollback, btrfs.info(fd), shown(str(path)))
+    except Failure as failure:
+        return _misfit(spec, [f"the mounted subvolume cannot be asked for its uuid: {failure.what}"])
+
+
+def doubt_of_boot(spec: Spec, rollback: Rollback) -> Trouble | None:
+    """What `doubt` finds without a look at the homes: no proof, or one that is another boot's or another town's."""
     if spec.town.btrfs is None:
         return None
     if rollback.failed:
-        return Trouble(BROKEN, f"the rollback of this boot failed: {rollback.failed}", _again(spec))
+        what, cure = rollback.reason
+        return Trouble(BROKEN, f"the rollback of this boot failed: {what}", cure or again(spec))
     if rollback.unread:
-        return Trouble(BROKEN, f"the proof of the rollback cannot be read: {rollback.unread}", _again(spec))
+        return Trouble(BROKEN, f"the proof of the rollback cannot be read: {rollback.unread}", again(spec))
     if rollback.proof is None:
         what = f"this boot left no proof in {PROOF} that homes were made blank"
-        return Trouble(ATTENTION, what, f"see that the initrd runs the hook; {_again(spec)}")
-    if wrong := "; ".join(_misfits(spec, rollback.facts)):
-        return Trouble(BROKEN, f"the proof of the rollback does not fit: {wrong}", _again(spec))
-    return None
+        return Trouble(ATTENTION, what, f"see that the initrd runs the hook; {again(spec)}")
+    return _misfit(spec, _misfits_of_boot(spec, rollback.facts))
 
 
-def _misfits(spec: Spec, facts: dict[str, list[str]]) -> Iterator[str]:
-    if (version := facts.get("version", [])) != [VERSION]:
-        yield f"its version is {_said(version)}, this program knows {VERSION}"
-        return
-    assert spec.town.btrfs is not None
-    if (boot := facts.get("boot_id", [])) != [now := _boot_id()]:
-        yield f"it is of boot {_said(boot)}, this boot is {now}"
-    if (name := facts.get("subvolume", [])) != [shown(spec.town.btrfs.subvolume)]:
-        yield f"it is of the subvolume {_said(name)}, the spec says {shown(spec.town.btrfs.subvolume)}"
-    try:
-        mounted = _uuid(spec.town.agents_dir)
-    except Failure as failure:
-        yield f"the mounted subvolume cannot be asked for its uuid: {failure.what}"
-        return
-    if (uuid := facts.get("uuid", [])) != [mounted]:
-        yield f"it is of uuid {_said(uuid)}, {shown(str(spec.town.agents_dir))} shows {mounted}"
+def doubt_of_homes(spec: Spec, rollback: Rollback, found: btrfs.Subvolume, where: str) -> Trouble | None:
+    """Whether the proof is of the subvolume `found`, which is what `where` shows."""
+    said = rollback.facts
+    there = (("uuid", str(found.uuid)), ("id", str(found.id)))
+    wrong = [f"it is of {key} {_said(said, key)}, {where} shows {is_}" for key, is_ in there if said.get(key) != [is_]]
+    return _misfit(spec, wrong)
 
 
-def _said(values: list[str]) -> str:
-    return ", ".join(values) or "missing"
+def refuse(trouble: Trouble | None) -> None:
+    """Raises Unproven when there is a doubt."""
+    if trouble is not None:
+        raise Unproven(trouble.what, hint=trouble.hint)
 
 
-def _boot_id() -> str:
-    text, unread = _text(_BOOT_ID)
-    return shown(text.strip()) if text is not None else f"unknown ({unread or 'no boot id'})"
-
-
-def _uuid(agents_dir: Path) -> str:
-    with files.opened(files.open_dir(agents_dir)) as fd:
-        return str(btrfs.info(fd).uuid)
-
-
-def _again(spec: Spec) -> str:
+def again(spec: Spec) -> str:
+    """The commands that give this boot a blank @agents and its proof."""
     agents = shell_word(os.fspath(spec.town.agents_dir))
     return (
         f"reboot, or stop the agents, then: umount -R {agents}; persist rollback && {mounting(spec)} && persist restore"
     )
+
+
+def forget() -> None:
+    """Remove the proof: what comes now may end without one. Raises OSError."""
+    with suppress(FileNotFoundError):
+        os.unlink(PROOF)
+
+
+def record(failure: Failure) -> None:
+    """Leave the reason of a failure where the hook leaves its own. Raises nothing: standard error has it as well."""
+    text = "".join(f"{key}: {' '.join(said.split())}\n" for key, said in _words(failure))
+    with suppress(OSError, Failure), files.opened(_directory()) as directory:
+        files.write_beneath(directory, f"{PROOF.name}.failed", text.encode("utf-8", "surrogateescape"), owner=(0, 0))
+
+
+def _words(failure: Failure) -> Iterator[tuple[str, str]]:
+    yield "error", failure.what
+    if failure.hint:
+        yield "hint", failure.hint
+
+
+def _misfit(spec: Spec, wrong: Iterator[str] | list[str]) -> Trouble | None:
+    said = "; ".join(wrong)
+    return Trouble(BROKEN, f"the proof of the rollback does not fit: {said}", again(spec)) if said else None
+
+
+def _misfits_of_boot(spec: Spec, facts: dict[str, list[str]]) -> Iterator[str]:
+    if facts.get("version") != [VERSION]:
+        yield f"its version is {_said(facts, 'version')}, this program knows {VERSION}"
+        return
+    assert spec.town.btrfs is not None
+    if facts.get("boot_id") != [now := boot_id()]:
+        yield f"it is of boot {_said(facts, 'boot_id')}, this boot is {now}"
+    if facts.get("subvolume") != [name := shown(spec.town.btrfs.subvolume)]:
+        yield f"it is of the subvolume {_said(facts, 'subvolume')}, the spec says {name}"
+
+
+def _said(facts: dict[str, list[str]], key: str) -> str:
+    return ", ".join(facts.get(key, [])) or "missing"
+
+
+def boot_id() -> str:
+    """This boot's id, as the kernel prints it, safe to print."""
+    try:
+        return shown(files.read_bounded(_BOOT_ID, _LIMIT).decode().strip())
+    except (files.Unreadable, UnicodeDecodeError) as error:
+        return f"unknown ({error})"
+
+
+def _malformed(text: str) -> str:
+    """Why a text cannot be a proof as the hook writes it, whole; empty when it can."""
+    if not text.endswith("\n"):
+        return "it is cut off" if text else "it is empty"
+    return "" if all("=" in line for line in text.split("\n")[:-1]) else "a line of it is not key=value"
 
 
 def _pair(line: str) -> tuple[str, str]:
@@ -117,9 +180,39 @@ def _pair(line: str) -> tuple[str, str]:
     return shown(key), shown(value)
 
 
-def _text(path: Path) -> tuple[str | None, str]:
-    """What a file holds, or None and why it cannot be read; no reason when it is not there."""
+def _beside(suffix: str) -> Path:
+    return PROOF.with_name(PROOF.name + suffix)
+
+
+def _directory() -> int:
+    """/run/nuketown, open. Raises Unsafe when others than root may change it, Unreadable when it is not there."""
+    fd = files.open_dir(PROOF.parent)
     try:
-        return files.read_bounded(path, _LIMIT).decode("utf-8", "surrogateescape"), ""
+        refuse_others(fd, PROOF.parent)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _left(suffix: str) -> tuple[str | None, str]:
+    """What a file of the hook's holds, or None and why it cannot be read; no reason when it is not there.
+
+    Root wrote it, in a directory of root's, or it says nothing.
+    """
+    path = _beside(suffix)
+    try:
+        with (
+            files.opened(_directory()) as directory,
+            files.opened(files.open_beneath(directory, path.name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)) as fd,
+        ):
+            refuse_others(fd, path)
+            return files.read_fd(fd, _LIMIT, shown(str(path))).decode("utf-8", "surrogateescape"), ""
+    except FileNotFoundError:
+        return None, ""
     except files.Unreadable as error:
         return None, "" if isinstance(error.__cause__, FileNotFoundError) else error.what
+    except Unsafe as error:
+        return None, error.what
+    except OSError as error:
+        return None, f"{shown(str(path))}: {error.strerror}"

@@ -2,13 +2,13 @@
 
 import argparse
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import initrd
-from persist import device
-from persist.ground import require_root
+from persist import device, ground, proof
 from town import btrfs, cli, files, locks, mounts, process, spec
 from town.failure import DONE, Failure, TryLater
 from town.mounts import Mount
@@ -16,6 +16,7 @@ from town.spec import Btrfs, Spec
 from town.terminal import say, shell_word, shown
 
 RUN = Path("/run/nuketown")
+LOCK = "rollback.lock"
 _ERROR, _HINT = b"nuketown: error: ", b"nuketown: hint: "
 _TIMEOUT = 600.0  # seconds: a disk full of unwritten data is flushed first
 
@@ -33,9 +34,13 @@ class RollbackFailed(Failure):
 
 
 def command(arguments: argparse.Namespace) -> int:
-    """Roll back, or with --dry-run say what would be set aside."""
+    """Roll back, or with --dry-run say what would be set aside; with --confirm only check and take the proof."""
     town = spec.load(cli.spec_file(arguments))
-    require_root("rollback", "it replaces the subvolume of all homes")
+    if arguments.confirm:
+        from persist import confirm
+
+        return confirm.check(town, dry_run=arguments.dry_run)
+    ground.require_root("rollback", "it replaces the subvolume of all homes")
     if arguments.dry_run:
         print("\n".join(plan(town)))
         return DONE
@@ -45,7 +50,7 @@ def command(arguments: argparse.Namespace) -> int:
 
 def plan(town: Spec) -> list[str]:
     """What a rollback would do, a line for each thing. Raises InUse, Running, or what `device.top` raises."""
-    names = _btrfs(town)
+    names = names_of(town)
     _refuse_running()
     _refuse_in_use(town, device.resolve(names.device))
     with device.top(town) as top:
@@ -54,24 +59,58 @@ def plan(town: Spec) -> list[str]:
 
 
 def roll_back(town: Spec) -> None:
-    """Run the hook. Raises InUse, Running, RollbackFailed, or what `device.resolve` raises."""
-    names = _btrfs(town)
-    with _alone():
-        _refuse_in_use(town, device.resolve(names.device))
-        told = {
-            "NUKETOWN_DEVICE": names.device,
-            "NUKETOWN_SUBVOLUME": names.subvolume,
-            "NUKETOWN_BLANK": names.blank,
-        }
-        argv = ["unshare", "--mount", "--propagation", "private", "sh", str(initrd.hook())]
-        done = process.run(argv, env=told, timeout=_TIMEOUT, check=False)
-    if done.status != 0:
-        raise _failed(done)
+    """Run the hook, for whose device is waited as long as the spec says.
+
+    Raises InUse, Running, RollbackFailed, or what `device.resolve` raises. Where there is no proof, the reason is left
+    in /run, as the hook leaves its own.
+    """
+    names = names_of(town)
+    with alone():
+        try:
+            done = _run(town, names)
+        except device.DeviceAmbiguous as failure:
+            proof.forget()  # as the hook does, which is not asked here: no home is in use
+            proof.record(failure)
+            raise
+        except Failure as failure:
+            if (left := proof.read()).proof is None and not left.failed:
+                proof.record(failure)
+            raise
     for line in done.err.splitlines():
         say(shown(line))
 
 
-def _btrfs(town: Spec) -> Btrfs:
+def _run(town: Spec, names: Btrfs) -> process.Done:
+    missing, left = None, float(names.wait_seconds)
+    until = time.monotonic() + left
+    try:
+        _refuse_in_use(town, _awaited(town, names))
+        left = max(0.0, until - time.monotonic())  # for the other devices of the filesystem
+    except device.DeviceMissing as failure:
+        missing, left = failure, 0.0  # the hook says so as well, and ends what an earlier proof said
+    told = {
+        "NUKETOWN_DEVICE": names.device,
+        "NUKETOWN_SUBVOLUME": names.subvolume,
+        "NUKETOWN_BLANK": names.blank,
+        "NUKETOWN_WAIT": str(int(left)),
+    }
+    argv = ["unshare", "--mount", "--propagation", "private", "sh", str(initrd.hook())]
+    done = process.run(argv, env=told, timeout=_TIMEOUT + left, check=False)
+    if done.status != 0:
+        raise missing or _failed(done)
+    return done
+
+
+def _awaited(town: Spec, names: Btrfs) -> str:
+    """The device, waited for as long as the spec says. Homes that are in use are told of before any waiting."""
+    with suppress(device.DeviceMissing):
+        return device.resolve(names.device)
+    _refuse_in_use(town, None)
+    return device.awaited(names.device, names.wait_seconds)
+
+
+def names_of(town: Spec) -> Btrfs:
+    """The [town.btrfs] of a town. Raises device.NoBtrfs when it has none."""
     if town.town.btrfs is None:
         raise device.NoBtrfs(
             f"{shown(str(town.file))} has no [town.btrfs]: homes are not rolled back by btrfs here",
@@ -108,9 +147,9 @@ def _untouched(top: int, name: str, blank: str) -> bool:
         return False
 
 
-def _refuse_in_use(town: Spec, source: str) -> None:
+def _refuse_in_use(town: Spec, source: str | None) -> None:
     # This namespace only: an agent can keep a mount alive in a namespace of its own, and must not stop a rollback so.
-    names, directory = _btrfs(town), town.town.agents_dir
+    names, directory = names_of(town), town.town.agents_dir
     below = mounts.below(directory)
     at = [mount for mount in mounts.table() if _shows(mount, names.subvolume, source, directory)]
     if below or at:
@@ -134,8 +173,8 @@ def _undoing(directory: Path, found: list[Mount]) -> Iterator[str]:
         yield f"umount {' '.join(shell_word(target) for target in dict.fromkeys(others))}"
 
 
-def _shows(mount: Mount, subvolume: str, source: str, directory: Path) -> bool:
-    """Whether a mount shows @agents or something in it."""
+def _shows(mount: Mount, subvolume: str, source: str | None, directory: Path) -> bool:
+    """Whether a mount shows @agents or something in it; without `source` only what is mounted at agents_dir is seen."""
     if mount.kind != "btrfs":
         return False
     homes = b"/" + os.fsencode(subvolume)
@@ -144,21 +183,40 @@ def _shows(mount: Mount, subvolume: str, source: str, directory: Path) -> bool:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """One rollback at a time, by a lock that only root can take and that ends with the process."""
+def alone(name: str = LOCK, busy: TryLater | None = None) -> Iterator[None]:
+    """One rollback at a time, by a lock that only root can take and that ends with the process.
+
+    Another verb gives the lock a name of its own and says what is busy then. Raises that, or Running, or Unsafe when
+    others than root may change /run/nuketown.
+    """
     with (
         files.opened(files.open_dir(RUN.parent)) as run,
         # Its mode must not depend on the umask: agents find their secrets below it.
         files.opened(files.make_dirs(run, PurePosixPath(RUN.name), mode=0o755, owner=(0, 0))) as ours,
-        files.opened(files.open_beneath(ours, "rollback.lock", os.O_RDWR | os.O_CREAT, 0o600)) as lock,
+        files.opened(_lock(ours, name)) as lock,
     ):
-        locks.take(lock, _running())
+        locks.take(lock, busy or _running())
         yield
+
+
+def is_running() -> bool:
+    """Whether a rollback holds the lock now; asked without touching the lock, so that no rollback is ever refused."""
+    try:
+        found = os.stat(RUN / LOCK)
+    except FileNotFoundError:
+        return False
+    held = b" %02x:%02x:%d " % (os.major(found.st_dev), os.minor(found.st_dev), found.st_ino)  # proc_locks(5)
+    return any(held in line for line in Path("/proc/locks").read_bytes().splitlines())
+
+
+def _lock(ours: int, name: str) -> int:
+    ground.refuse_others(ours, RUN)
+    return files.open_beneath(ours, name, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 def _refuse_running() -> None:
     """Raises Running when a rollback holds the lock now. Makes nothing."""
-    with suppress(FileNotFoundError), files.opened(os.open(RUN / "rollback.lock", os.O_RDONLY | os.O_CLOEXEC)) as lock:
+    with suppress(FileNotFoundError), files.opened(os.open(RUN / LOCK, os.O_RDONLY | os.O_CLOEXEC)) as lock:
         locks.take(lock, _running(), shared=True)
 
 

@@ -91,7 +91,10 @@ def look(town: Spec, agents: tuple[Agent, ...]) -> list[Report]:
         with ground.opened(town) as here:
             return [_report(town, agent, here) for agent in agents]
     except Failure as failure:
-        return [Report(agent, troubles=[Trouble(BROKEN, failure.what, failure.hint)]) for agent in agents]
+        # Nobody is told to mount homes that nobody made blank.
+        unproven = isinstance(failure, ground.NotMounted) and proof.doubt_of_boot(town, proof.read())
+        hint = proof.again(town) if unproven else failure.hint
+        return [Report(agent, troubles=[Trouble(BROKEN, failure.what, hint)]) for agent in agents]
 
 
 def _report(town: Spec, agent: Agent, here: Ground) -> Report:
@@ -216,7 +219,7 @@ def _rollback_line(town: Spec, whole: Whole) -> str:
     if whole.rollback.failed:
         return f"FAILED: {whole.rollback.failed}"
     if whole.rollback.proof is None:
-        return "no proof"
+        return "the proof cannot be read" if whole.rollback.unread else "no proof"
     return "the proof does not fit" if whole.doubt is not None else _told(whole.rollback.facts)
 
 
@@ -263,6 +266,7 @@ def _json(town: Spec, reports: list[Report], whole: Whole) -> dict[str, object]:
         "rollback": {
             "proof": None if rollback.proof is None else rollback.facts,
             "failed": rollback.failed or None,
+            "used": rollback.used,
             "trouble": None if whole.doubt is None else _trouble_json(whole.doubt),
         },
         "store": {"trouble": None if whole.store is None else _trouble_json(whole.store)},

@@ -13,7 +13,7 @@ from persist import ground, proof
 from persist.ground import Ground
 from persist.restore import apply, found, origins, plan
 from persist.restore.plan import Action, Blocked, Fetch, Remote
-from town import cli, files, locks, machine, spec
+from town import btrfs, cli, files, locks, machine, spec
 from town.failure import DONE, Failure, TryLater, Unsafe, status_of, worst
 from town.spec import Agent, Spec
 from town.terminal import shown
@@ -30,17 +30,29 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def restore(town: Spec, agents: Sequence[Agent], *, dry_run: bool = False) -> int:
-    """Restore `agents`, say on standard output what was done and on standard error what was not."""
+    """Restore `agents`, say on standard output what was done and on standard error what was not.
+
+    Raises proof.Unproven, before anything is changed, when nobody can say that @agents was made blank at this boot.
+    """
     ground.require_root("restore")
+    rollback = proof.read()
+    # First: without a proof, the cure for homes that are not mounted would be to mount what nobody made blank.
+    proof.refuse(proof.doubt_of_boot(town, rollback))
     with ground.opened(town) as here:
+        _refuse_unproven(town, rollback, here)
         _warn(town, agents, here)
         return worst([_one(town, agent, here, dry_run=dry_run) for agent in agents])
 
 
+def _refuse_unproven(town: Spec, rollback: proof.Rollback, here: Ground) -> None:
+    """No home is made on an @agents whose uuid is not in the proof. Raises proof.Unproven."""
+    if town.town.btrfs is not None:
+        where = shown(str(town.town.agents_dir))
+        proof.refuse(proof.doubt_of_homes(town, rollback, btrfs.info(here.agents), where))
+
+
 def _warn(town: Spec, agents: Sequence[Agent], here: Ground) -> None:
     """What a person should hear before homes are made, and what stops nothing."""
-    if (doubt := proof.doubt(town, proof.read())) is not None:
-        cli.warn("persist", doubt.what, doubt.hint)
     bound = any(entry.bound for agent in agents for entry in agent.persist)
     persist_dir = town.town.persist_dir
     if not bound or here.persist is None or persist_dir is None or _holds_agents(here.persist):

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,20 +105,55 @@ def test_the_mount_of_another_subvolume_gets_no_home(town: Town) -> None:
     assert town.persist("restore").status == 0
 
 
-@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
-def test_a_restore_without_a_proof_that_fits_is_warned_of_in_one_line(town: Town, dry: list[str]) -> None:
+def _no_proof(town: Town) -> None:
     town.proof.unlink()
+
+
+def _failed_hook(town: Town) -> None:
+    town.proof.with_name("rollback.failed").write_text("error: no disk\nhint: persist rollback && mount -t btrfs\n")
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_no_proof, "this boot left no proof"),
+        (_failed_hook, "the rollback of this boot failed: no disk"),
+        (lambda town: town.prove(boot_id="another"), "the proof of the rollback does not fit: it is of boot another"),
+        (lambda town: town.prove(uuid=""), "the proof of the rollback does not fit: it is of uuid missing"),
+        (lambda town: town.prove(id="7"), "the proof of the rollback does not fit: it is of id 7"),
+        (lambda town: os.chown(town.proof, ADA, 0), "the proof of the rollback cannot be read: "),
+    ],
+)
+def test_no_home_is_made_on_agents_without_a_proof_that_fits(
+    town: Town, dry: list[str], change: Callable[[Town], None], says: str
+) -> None:
+    change(town)
     said = town.persist("restore", *dry)
-    warning, hint = said.err.splitlines()
-    assert said.status == 0
-    assert warning.startswith("persist: warning: this boot left no proof")
-    assert hint.startswith("persist: hint: ")
-    town.prove(boot_id="another")
-    said = town.persist("restore", *dry)
-    warning, hint = said.err.splitlines()
-    assert said.status == 0
-    assert warning.startswith("persist: warning: the proof of the rollback does not fit: it is of boot another")
-    assert hint.startswith("persist: hint: ")
+    error, hint = said.err.splitlines()
+    assert (said.status, said.out) == (1, "")
+    assert error.startswith(f"persist: error: {says}")
+    assert "persist rollback && mount -t btrfs" in hint
+    assert os.listdir(town.agents) == os.listdir(town.persisted) == []
+
+
+def test_an_agents_that_was_put_in_place_after_the_proof_gets_no_home(town: Town) -> None:
+    before = town.proof.read_bytes()
+    town.boot("20261121T101500Z-4f")
+    town.proof.write_bytes(before)
+    said = town.persist("restore")
+    assert said.status == 1
+    assert "the proof of the rollback does not fit: it is of uuid " in said.err
+    assert os.listdir(town.agents) == []
+
+
+def test_without_a_proof_nobody_is_told_to_mount_what_was_not_made_blank(town: Town) -> None:
+    town.proof.unlink()
+    towns.undo(town.agents)
+    said = town.persist("restore")
+    assert said.status == 1
+    assert "left no proof" in said.err
+    assert said.err.index("persist rollback && ") < said.err.index("mount -t btrfs")
 
 
 def test_a_persist_dir_that_is_not_mounted_is_warned_of_and_used(town: Town) -> None:

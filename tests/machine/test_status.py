@@ -170,6 +170,30 @@ def test_a_uuid_that_cannot_be_read_is_reported_and_never_raised(town: Town) -> 
     assert "cannot be asked for its uuid" in _doubt(town, 4)["what"]
 
 
+@pytest.mark.parametrize("what", ["proof", "directory"])
+def test_a_proof_that_others_than_root_may_write_is_broken(town: Town, what: str) -> None:
+    town.persist("restore")
+    (town.proof if what == "proof" else town.proof.parent).chmod(0o777)
+    assert "may be changed by others than root" in _doubt(town, 4)["what"]
+    assert town.persist("status").out.startswith("rollback: the proof cannot be read\n")
+
+
+def test_whether_the_proof_was_taken_is_in_the_json(town: Town) -> None:
+    town.persist("restore")
+    assert json.loads(town.persist("status", "--json").out)["rollback"]["used"] is False
+    town.proof.with_name("rollback.used").touch()
+    assert json.loads(town.persist("status", "--json").out)["rollback"]["used"] is True
+
+
+def test_without_a_proof_the_next_step_is_never_to_mount_what_is_there(town: Town) -> None:
+    towns.undo(town.agents)
+    assert "next:  mount -t btrfs" in town.persist("status").out
+    town.proof.unlink()
+    out = town.persist("status").out
+    assert "next:  mount -t btrfs" not in out
+    assert "persist rollback && mount -t btrfs" in out
+
+
 def test_a_town_without_btrfs_needs_no_proof(town: Town) -> None:
     town.proof.unlink()
     town.write("[]", btrfs_device="")

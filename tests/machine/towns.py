@@ -131,14 +131,13 @@ def made(base: Path, device: str, capsys: pytest.CaptureFixture[str]) -> Iterato
 
 
 @pytest.fixture
-def town(
-    btrfs_device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Town]:
+def town(btrfs_device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Town]:
     """The town of a test: ada persists `projects`, vox nothing, until the test writes another spec."""
     base = tmp_path / "town"
     base.mkdir()
-    with made(base, btrfs_device, capsys) as there:
-        monkeypatch.setattr(proof, "PROOF", there.proof)
+    # Not the test's own monkeypatch: a test that undoes its changes keeps its proof.
+    with made(base, btrfs_device, capsys) as there, pytest.MonkeyPatch.context() as ours:
+        ours.setattr(proof, "PROOF", there.proof)
         yield there
 
 

@@ -1,0 +1,60 @@
+"""What `persist install` put on a machine: /etc/nuketown/installed.json, root's, 0644.
+
+`{"version": 1, "initrd": …, "files": {path: SHA-256 as written}, "links": {path: target}, "directories": […]}`.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from persist.placing import Tree
+from town.failure import Failure
+from town.terminal import shown
+
+RECORD = "/etc/nuketown/installed.json"
+_VERSION = 1
+
+
+class BadRecord(Failure):
+    """The record of what was installed cannot be read."""
+
+
+@dataclass(slots=True)
+class Record:
+    """What was installed: files with the SHA-256 of what was written, links, directories that were made."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+    initrd: str = "none"
+
+    def data(self) -> bytes:
+        """The file."""
+        said = {"version": _VERSION, "initrd": self.initrd, "files": self.files, "links": self.links,
+                "directories": self.folders}  # fmt: skip
+        return json.dumps(said, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def digest(data: bytes) -> str:
+    """What the record holds of a file."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read(there: Tree) -> Record | None:
+    """The record of a machine; None when nothing is installed. Raises BadRecord."""
+    if there.entry(RECORD) is None:
+        return None
+    try:
+        said: dict[str, Any] = json.loads(there.read(RECORD))
+        if said["version"] != _VERSION:
+            raise ValueError(f"its version is {said['version']}, this program knows {_VERSION}")
+        record = Record(dict(said["files"]), dict(said["links"]), list(said["directories"]), str(said["initrd"]))
+        paths = [*record.files, *record.links, *record.folders]
+        if not all(isinstance(path, str) and path.startswith("/") and ".." not in path for path in paths):
+            raise ValueError("a path in it is not one of a file on this machine")
+    except (ValueError, KeyError, TypeError, Failure) as error:
+        raise BadRecord(
+            f"{RECORD} cannot be read: {shown(str(error))}", hint=f"look at it; then mv {RECORD} {RECORD}.old"
+        ) from error
+    return record
