@@ -6,20 +6,27 @@ metadata block: they are neither compressed nor shared, and the whole of it is m
 """
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from town import btrfs, files, kernel, space
 from town.btrfs import BtrfsFailed
+from town.failure import Unsafe
 from town.spec import Btrfs
-from town.terminal import shown, size
+from town.terminal import shown
+from town.terminal import size as size_of
 
 SIZE = 16 << 20  # bytes of metadata, each block counted once
 # What must be left beside it: a ballast that took the last room would bring about what it is there to cure.
 _MARGIN = 8 << 20
+# In a pinch: with a ballast of 4 MiB a rollback still worked on every full disk. It takes a third of the room: the boot
+# that follows has to live on the rest, until a tidy.
+_LEAST, _SHARE = 4 << 20, 3
 # What of a metadata block an attribute cannot have: the block's header, its item, struct btrfs_dir_item and the name.
 _BESIDE = 101 + 25 + 30 + 40
+_ATTRIBUTE = "trusted.nuketown.ballast.{:06}"
 
 
 class NoRoom(BtrfsFailed):
@@ -40,54 +47,105 @@ def missing(top: int, names: Btrfs) -> bool:
     return False
 
 
-def make(top: int, names: Btrfs) -> None:
+def whole(top: int, names: Btrfs) -> bool:
+    """Whether there is nothing to make: the ballast is there and of full size, or something else has its name."""
+    try:
+        with files.opened(files.open_beneath(top, names.ballast)) as fd:
+            return not _ours(fd) or _has(fd, SIZE // space.node_size(fd) - 1)
+    except FileNotFoundError:
+        return False
+    except (NotADirectoryError, Unsafe):
+        return True
+
+
+def make(top: int, names: Btrfs, *, tight: bool = False) -> None:
     """Make the ballast: root's, 0700, writable (a hook that must destroy it needs no step before), durable at return.
 
-    It is filled under another name first, so what has its name is whole. Raises NoRoom, or another BtrfsFailed when
-    something has its name already, and then leaves nothing of it.
+    It is filled under another name first, so what has its name is whole; a smaller one is replaced. With `tight`, where
+    there is none and not room for all of it, a smaller one is made in place.
+    Raises NoRoom, or another BtrfsFailed when something else has its name, and then leaves nothing of it.
     """
-    beside = f"{names.ballast}.new"
-    _clear(top, beside)
-    if not fits(top):
-        raise _no_room(top, names)
+    with files.opened(os.open(".", files.DIRECTORY, dir_fd=top)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two at once would clear each other's; nobody holds it for long
+        beside = f"{names.ballast}.new"
+        _clear(top, beside)
+        if fits(top):
+            with _whole_or_not(top, beside, names), _filled(top, beside, SIZE):
+                _put_in_place(top, beside, names.ballast)
+        elif tight and missing(top, names) and (size := space.of(top).metadata.room // _SHARE) >= _LEAST:
+            # No rename, which would need room as well.
+            with _whole_or_not(top, names.ballast, names), _filled(top, names.ballast, min(size, SIZE)):
+                pass
+        else:
+            raise _no_room(top, names)
+        btrfs.commit(top)
+
+
+@contextmanager
+def _whole_or_not(top: int, name: str, names: Btrfs) -> Iterator[None]:
+    """What fails in the block leaves nothing of `name`, and is said in the filesystem's words."""
     try:
-        with _filled(top, beside):
-            kernel.renameat2(top, beside, top, names.ballast)
+        yield
     except BaseException as error:
         with suppress(BtrfsFailed, OSError):  # the next `make` clears it
-            _clear(top, beside)
+            _clear(top, name)
         reason = error.__cause__ if isinstance(error, BtrfsFailed) else error
         if isinstance(reason, OSError) and reason.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_room(top, names) from error
         if isinstance(error, OSError):
             raise BtrfsFailed(f"btrfs: {shown(names.ballast)}: {error.strerror}") from error
         raise
-    btrfs.commit(top)
+
+
+def _put_in_place(top: int, beside: str, name: str) -> None:
+    try:
+        with files.opened(files.open_beneath(top, name)) as there:
+            replace = _ours(there)
+    except (FileNotFoundError, NotADirectoryError, Unsafe):
+        replace = False
+    kernel.renameat2(top, beside, top, name, kernel.RENAME_EXCHANGE if replace else kernel.RENAME_NOREPLACE)
+    if replace:
+        _clear(top, beside)
+
+
+def _ours(fd: int) -> bool:
+    """Whether an open directory is a ballast, of whatever size."""
+    return btrfs.is_subvolume(fd) and _has(fd, 0)
+
+
+def _has(fd: int, number: int) -> bool:
+    try:
+        os.getxattr(fd, _ATTRIBUTE.format(number))
+    except OSError as error:
+        if error.errno == errno.ENODATA:
+            return False
+        raise
+    return True
 
 
 @contextmanager
-def _filled(top: int, name: str) -> Iterator[None]:
+def _filled(top: int, name: str, size: int) -> Iterator[None]:
     before = os.umask(0o077)
     try:
         fd = btrfs.create(top, name)
     finally:
         os.umask(before)
     with files.opened(fd):
-        _fill(fd)
+        _fill(fd, size)
         yield
 
 
-def _fill(fd: int) -> None:
+def _fill(fd: int, size: int) -> None:
     block = space.node_size(fd)
     value = bytes(block - _BESIDE)
-    for number in range(SIZE // block):
-        os.setxattr(fd, f"trusted.nuketown.ballast.{number:06}", value)
+    for number in range(size // block):
+        os.setxattr(fd, _ATTRIBUTE.format(number), value)
 
 
 def _no_room(top: int, names: Btrfs) -> NoRoom:
-    room = size(space.of(top).metadata.room)
+    room = size_of(space.of(top).metadata.room)
     return NoRoom(
-        f"there is no room for {shown(names.ballast)}: it needs {size(SIZE + _MARGIN)} of metadata, {room} is left",
+        f"there is no room for {shown(names.ballast)}: it needs {size_of(SIZE + _MARGIN)} of metadata, {room} is left",
         hint="look at btrfs filesystem usage; free some (old snapshots of any kind count), then run persist tidy",
     )
 

@@ -35,7 +35,7 @@ def check(town: Spec, *, dry_run: bool = False) -> int:
     ground.require_root("rollback --confirm", "it reads the top level of the homes' filesystem")
     names = rollback.names_of(town)
     if dry_run:
-        found, _ = _checked(town, names)
+        found, _, _ = _checked(town, names)
     else:
         found = confirm(town, names)
     print(f"{shown(names.subvolume)} (uuid {found.uuid}, id {found.id}) is the blank one that this boot began with")
@@ -62,7 +62,9 @@ def confirm(town: Spec, names: Btrfs) -> btrfs.Subvolume:
 def _confirmed(town: Spec, names: Btrfs) -> btrfs.Subvolume:
     with suppress(FileNotFoundError):
         os.unlink(_run(DEVICE))
-    found, source = _checked(town, names)
+    found, source, bare = _checked(town, names)
+    if bare:
+        _make_ballast(source, names)
     _use_up(found, source)
     with suppress(FileNotFoundError):
         os.unlink(_run("rollback.failed"))
@@ -76,8 +78,19 @@ def _recorded(failure: Failure) -> Failure:
     return failure
 
 
-def _checked(town: Spec, names: Btrfs) -> tuple[btrfs.Subvolume, str]:
-    """The subvolume that the proof is of, and the device that it lies on."""
+def _make_ballast(source: str, names: Btrfs) -> None:
+    """Make the ballast that the hook gave up, before any agent can take the room that it left."""
+    from persist import ballast
+
+    try:
+        with btrfs.top_level(source) as top:
+            ballast.make(top, names, tight=True)
+    except btrfs.BtrfsFailed as failure:  # the boot goes on: it is the next one that may lack room
+        cli.warn("persist", failure.what, failure.hint)
+
+
+def _checked(town: Spec, names: Btrfs) -> tuple[btrfs.Subvolume, str, bool]:
+    """The subvolume that the proof is of, the device that it lies on, and whether that has no ballast."""
     left = proof.read()
     if left.proof is not None:
         left = replace(left, failed="")  # of an earlier try, which may have come before the disk
@@ -87,8 +100,16 @@ def _checked(town: Spec, names: Btrfs) -> tuple[btrfs.Subvolume, str]:
     source = device.awaited(names.device, names.wait_seconds)
     with btrfs.top_level(source) as top:
         found = _blank(top, names.subvolume, town)
+        bare = _there(top, names.ballast) is None
     proof.refuse(proof.doubt_of_homes(town, left, found, "the disk"))
-    return found, source
+    return found, source, bare
+
+
+def _there(top: int, name: str) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=top, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def _blank(top: int, name: str, town: Spec) -> btrfs.Subvolume:

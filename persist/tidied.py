@@ -37,7 +37,7 @@ def tell_plan(top: int, names: Btrfs, now: datetime, *, json: bool) -> int:
     """Print what a tidy would do now, without what it would leave alone."""
     with aside.directory(top, names) as directory:
         found = [] if directory is None else aside.read(directory, now, _tell_broken)
-        actions = plan(found, names, now, ballast=not ballast.missing(top, names))
+        actions = plan(found, names, now, ballast=ballast.whole(top, names))
         free = {entry.name for entry in found if directory is not None and _free(Old(top, directory, names.old), entry)}
     likely = [action for action in actions if isinstance(action, MakeBallast) or action.entry.name in free]
     likely = [action for action in likely if _likely(top, action)]

@@ -61,7 +61,7 @@ class Tidy:
         """Plan, then do; each thing is said on standard output when it is done, unless `quiet`."""
         with aside.directory(self._top, self._names) as directory:
             found = [] if directory is None else aside.read(directory, now, self._broken)
-            actions = plan(found, self._names, now, ballast=not ballast.missing(self._top, self._names))
+            actions = plan(found, self._names, now, ballast=ballast.whole(self._top, self._names))
             old = None if directory is None else Old(self._top, directory, self._names.old)
             for line in self._apply(old, actions):
                 if not quiet:
@@ -123,7 +123,7 @@ class Tidy:
         room.settled(self._top)
         _wait_for_rollback()
         try:
-            if ballast.missing(self._top, self._names):
+            if not ballast.whole(self._top, self._names):
                 ballast.make(self._top, self._names)
         except btrfs.BtrfsFailed as failure:
             self._outcome.no_ballast = failure

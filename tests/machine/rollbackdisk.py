@@ -80,6 +80,11 @@ def info(top: int, path: str) -> btrfs.Subvolume:
         return btrfs.info(fd)
 
 
+def exists(top: int, name: str) -> bool:
+    """Whether anything has a name at the top level."""
+    return name.encode() in files.names(top)
+
+
 def put(top: int, path: str, data: bytes) -> None:
     """A file with content, its directory being there."""
     directory, _, name = path.rpartition("/")

@@ -2,11 +2,13 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from persist import ballast
+from persist.room import settled
 from tests.machine import olds
 from town import btrfs, files, kernel, process, space
 from town.btrfs import BtrfsFailed
@@ -107,3 +109,60 @@ def test_the_hooks_own_program_destroys_it_when_metadata_is_full_and_then_a_rena
     process.run(["btrfs", "subvolume", "delete", btrfs_dir / NAME])
     olds.wait_freed(btrfs_top)
     os.rename("home", "old/home", src_dir_fd=btrfs_top, dst_dir_fd=btrfs_top)
+
+
+def _left(top: int, room: int) -> None:
+    """Fill the metadata until about `room` bytes of it are left."""
+    other = replace(NAMES, subvolume="@other")
+    for names in (NAMES, other):  # they take the chunks before data does
+        ballast.make(top, names)
+    with files.opened(btrfs.create(top, "full")) as full:
+        olds.fill_data(full)
+        btrfs.delete(top, NAME)
+        btrfs.delete(top, other.ballast)
+        assert settled(top)
+        for number in range(10_000):
+            if number % 32 == 0:
+                btrfs.commit(top)
+                if space.of(top).metadata.room <= room:
+                    return
+            with files.opened(os.open(f"{number}", os.O_CREAT | os.O_WRONLY, dir_fd=full)) as fd:
+                os.setxattr(fd, "user.x", os.urandom(15000))
+
+
+def test_in_a_pinch_it_is_as_large_as_there_is_room_for_and_later_replaced(btrfs_top: int) -> None:
+    _left(btrfs_top, 14 << 20)
+    with pytest.raises(ballast.NoRoom):
+        ballast.make(btrfs_top, NAMES)
+    before = metadata(btrfs_top)
+    ballast.make(btrfs_top, NAMES, tight=True)
+    assert 4 << 20 <= metadata(btrfs_top) - before <= 12 << 20
+    assert not ballast.missing(btrfs_top, NAMES)
+    assert not ballast.whole(btrfs_top, NAMES)
+    with pytest.raises(ballast.NoRoom):
+        ballast.make(btrfs_top, NAMES)
+    assert not ballast.missing(btrfs_top, NAMES)  # the small one is still there
+    btrfs.delete(btrfs_top, "full")
+    assert settled(btrfs_top)
+    ballast.make(btrfs_top, NAMES)
+    assert ballast.whole(btrfs_top, NAMES)
+    assert files.names(btrfs_top) == [NAME.encode()]
+
+
+@pytest.mark.parametrize("what", ["directory", "subvolume", "link", "file"])
+def test_what_is_no_ballast_of_ours_is_nothing_to_make(btrfs_top: int, what: str) -> None:
+    match what:
+        case "directory":
+            os.mkdir(NAME, dir_fd=btrfs_top)
+        case "subvolume":
+            os.close(btrfs.create(btrfs_top, NAME))
+        case "link":
+            os.symlink("nowhere", NAME, dir_fd=btrfs_top)
+        case "file":
+            files.write_beneath(btrfs_top, NAME, b"x")
+    assert ballast.whole(btrfs_top, NAMES)
+    before = os.stat(NAME, dir_fd=btrfs_top, follow_symlinks=False).st_ino
+    with pytest.raises(BtrfsFailed, match="File exists"):
+        ballast.make(btrfs_top, NAMES)
+    assert os.stat(NAME, dir_fd=btrfs_top, follow_symlinks=False).st_ino == before
+    assert files.names(btrfs_top) == [NAME.encode()]

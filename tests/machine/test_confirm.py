@@ -120,6 +120,16 @@ def test_a_new_rollback_makes_a_proof_that_can_be_used_again(host: Host) -> None
     assert host.confirm().status == 0
 
 
+def test_a_ballast_that_the_hook_gave_up_is_made_anew_before_any_agent_starts(host: Host) -> None:
+    host.hook()
+    assert not disk.exists(host.top, "@agents-ballast")
+    assert host.confirm("--dry-run").status == 0
+    assert not disk.exists(host.top, "@agents-ballast")
+    assert host.confirm().status == 0
+    with disk.subvolume(host.top, "@agents-ballast") as made:
+        assert len(os.listxattr(made)) * 16384 == 16 << 20
+
+
 def test_a_dry_run_checks_and_uses_nothing_up(host: Host) -> None:
     before = sorted(RUN.iterdir())
     assert host.confirm("--dry-run").status == 0

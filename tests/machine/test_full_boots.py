@@ -1,0 +1,63 @@
+"""An agent that fills the metadata at every boot: each rollback works, at the cost of the ballast and of no home."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import initrd
+from persist import ballast, cli
+from tests.machine import rollbackdisk as disk
+from tests.machine import scenarios
+from tests.scale import times
+from town import process
+
+pytestmark = pytest.mark.root
+SPEC = """\
+[town]
+agents_dir = "{base}/agents"
+persist_dir = "{base}/persist"
+[town.btrfs]
+device = "{device}"
+wait = "0s"
+keep = {{ homes = 9, free = "1%" }}
+[agents.ada]
+uid = 51100
+"""
+
+
+def _boots(at: Path, count: int, *after: str) -> list[bool]:
+    """Whether the ballast was of full size at the end of each boot. Ada fills the disk at each of them."""
+    whole = []
+    with ExitStack() as ends:
+        made = scenarios.make(at, ends, mkfs=scenarios.DUP)
+        file = at / "town.toml"
+        file.write_text(SPEC.format(base=at, device=made.device))
+        for number in range(count):
+            with made.top() as top:
+                before = disk.old_homes(top)
+                scenarios.home(top, data=b"%d" % number)
+            scenarios.fill(made)  # metadata alone: with data full as well, nobody can write before a person helps
+            done = process.run(["sh", initrd.hook()], env={"NUKETOWN_DEVICE": made.device}, check=False)
+            assert done.status == 0, done.err
+            assert b"@agents-ballast is given up for room" in done.err
+            assert cli.main(["--spec", str(file), "rollback", "--confirm"]) == 0
+            with made.top() as top:
+                assert disk.is_blank(top)
+                assert set(before) < set(disk.old_homes(top)), "no home was given up"
+                assert number or not ballast.missing(top, scenarios.NAMES), "made anew before any agent starts"
+            for verb in after:
+                assert cli.main(["--spec", str(file), verb]) in (0, 1)
+            with made.top() as top:
+                whole.append(ballast.whole(top, scenarios.NAMES))
+    return whole
+
+
+def test_two_boots_in_a_row_cost_no_home_before_any_tidy(tmp_path: Path) -> None:
+    assert _boots(tmp_path, 1) == [False]
+
+
+def test_with_a_tidy_it_goes_on_for_ever(tmp_path: Path) -> None:
+    whole = _boots(tmp_path, min(2 + times(1), 6), "tidy")
+    # What fills the disk is the newest home at first, which stays; one boot later it is not any more.
+    assert whole[:2] == [False, True]
