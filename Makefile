@@ -31,8 +31,8 @@ prove: setup check ## every test with ten times the samples, and the benchmarks;
 bench: setup ## sync, restore and the hook beside their peers (root)
 	@$(BIN)/python -m bench
 
-setup: ## Debian packages (root) and the Python environment in .venv
-	@tools/setup
+setup: ## Debian packages (root) and the Python environment in .venv, for everything here
+	@tools/setup tests
 
 clean: ## remove the Python environment and caches
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -134,11 +134,13 @@ def test_what_is_kept_here_needs_no_store(stored: Town) -> None:
 
 def test_a_town_without_a_store_never_touches_the_fetch(town: Town) -> None:
     program = (
-        "import sys; from persist import cli; status = cli.main(sys.argv[1:]);"
+        "import sys; from pathlib import Path; from persist import cli, proof; proof.PROOF = Path(sys.argv[1]);"
+        "status = cli.main(sys.argv[2:]);"
         "heavy = {'persist.fetch', 'boto3', 'cryptography', 'zstandard', 'gnupg', 'ruamel', 'tomlkit'};"
         "assert not heavy & set(sys.modules); sys.exit(status)"
     )
-    done = process.run([sys.executable, "-c", program, "--spec", town.file, "restore"], cwd=Path(__file__).parents[2])
+    argv = [sys.executable, "-c", program, town.proof, "--spec", town.file, "restore"]
+    done = process.run(argv, cwd=Path(__file__).parents[2])
     assert b"ada: projects: bound" in done.out
 
 
