@@ -1,4 +1,4 @@
-"""`make bench`: sync and restore beside restic and tar, the hook beside the bare ioctls; on a private machine, as root.
+"""`make bench`: the hook beside the bare ioctls, sync and restore beside restic and tar; on a private machine, as root.
 
 Peers that are not installed are left out, and the table says so. FILES=100000 gives the large corpus.
 """
@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import initrd
 from bench import clock, corpus, hook
 from demo import loopback, private
 from demo.story import CHECKOUT
+from tests.boot import growth, image
 from town import kernel, process
 
 FILES = int(os.environ.get("FILES", "20000"))
@@ -37,7 +39,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench: error: it needs root: sudo make bench", file=sys.stderr)
         return os.EX_NOPERM
-    return private.run(_all, CHECKOUT)
+    return private.run(_all, CHECKOUT) or _initrd()
 
 
 def _all() -> int:
@@ -48,6 +50,17 @@ def _all() -> int:
     hook.compare()
     with _disk_at(""), _disk_at("/second"):
         _sync()
+    return 0
+
+
+def _initrd() -> int:
+    """What the hook adds to an initrd, as the distribution's own programs make it; in a Debian tree of its own."""
+    print("\ninitrd: how much larger it is with the hook (zstd)", flush=True)
+    try:
+        for kind in initrd.KINDS:
+            print(f"{kind:<18}{growth.growth(kind) / 1e6:5.2f} MB", flush=True)
+    except image.Unavailable as reason:
+        print(f"not measured: {reason}")
     return 0
 
 
