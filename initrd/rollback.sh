@@ -19,7 +19,8 @@ set -u
 umask 077
 LC_ALL=C
 PATH=${PATH:-/usr/sbin:/usr/bin:/sbin:/bin}
-export LC_ALL PATH
+BLKID_FILE=/dev/null # mount(8) may remember a device that is gone
+export LC_ALL PATH BLKID_FILE
 
 run=/run/nuketown
 private=$run/top/fs # the directory above stays closed to others, also while something is mounted here
@@ -75,11 +76,19 @@ leave() { # at every exit: nothing stays mounted
     exit "$status"
 }
 
+# A program's words go through a file: the shell forks once less than for $(…), and that is a third of a process.
+try() { # COMMAND…: its words are in words when it fails
+    "$@" >"$run/.words" 2>&1 && return
+    words=
+    while IFS= read -r line || [ -n "$line" ]; do words=$words$line$line_end; done <"$run/.words"
+    return 1
+}
+
 # Every step that changes the filesystem goes through here: the one place to stop, and to make room where there is none.
 change() { # WHAT COMMAND…
     doing=$1
     shift
-    words=$("$@" 2>&1) && return
+    try "$@" && return
     case $words in
     *'No space left'*) with_room "$@" || fail "$doing failed: $(first_line "$words")" "$cure_of_no_room" ;;
     *) fail "$doing failed: $(first_line "$words")" "$cure_of_a_failed_step" ;;
@@ -103,24 +112,40 @@ with_spare_room() { # COMMAND…: at the cost of nothing that was anybody's
     now_is
     enough=${enough:-$((uptime + 30))} # s, for the whole run: what waits for this is the human's boot
     tries=10 # a run that was cut off may have given up the ballast: the cleaner is still at it
-    if destroy "$ballast.new"; then tries=100; fi
+    if destroy "$ballast.new"; then tries=30; fi
     if destroy "$ballast"; then
         say "metadata is full: $ballast is given up for room"
-        tries=100
+        tries=30 # some 10 s: homes may have to follow
     fi
     again $tries "$@"
 }
 
-with_room_of_homes() { # COMMAND…: what persist tidy had begun to delete, then the oldest: a name begins with the time
-    for home in "$top/$old"/.deleting-* "$top/$old"/*; do
-        now_is
-        if [ "$uptime" -ge "$enough" ]; then return 1; fi
-        destroy_old "$old/${home##*/}" || continue
-        lost="$lost $old/${home##*/}"
-        warn "metadata is full: $old/${home##*/} is given up for room" 'persist tidy, run in time, keeps room free'
-        again 20 "$@" && return
+with_room_of_homes() { # COMMAND…: what persist tidy had begun to delete, then the oldest, then the next
+    number=0
+    for home in "$top/$old"/.deleting-*; do
+        give_up "$old/${home##*/}" && again 20 "$@" && return
+    done
+    while old_home_after "$number"; do
+        give_up "$old/${home##*/}" && again 20 "$@" && return
     done
     return 1
+}
+
+old_home_after() { # ID: sets home to the one made next after it, and number to its id, which no clock can upset
+    after=$1
+    number=
+    for each in "$top/$old"/*; do
+        if ! is_subvolume "$each" || ! id=$(btrfs inspect-internal rootid "$each" 2>/dev/null); then continue; fi
+        if [ "$id" -gt "$after" ] && { [ -z "$number" ] || [ "$id" -lt "$number" ]; }; then number=$id home=$each; fi
+    done
+    [ -n "$number" ]
+}
+
+give_up() { # @agents-old/NAME, when there is time to see what it is good for
+    now_is
+    [ "$uptime" -lt "$enough" ] && destroy_old "$1" || return 1
+    lost="$lost $1"
+    warn "metadata is full: $1 is given up for room" 'persist tidy, run in time, keeps room free'
 }
 
 again() { # TIMES COMMAND…
@@ -128,7 +153,7 @@ again() { # TIMES COMMAND…
     shift
     while :; do
         btrfs filesystem sync "$top" >/dev/null 2>&1
-        words=$("$@" 2>&1) && return
+        try "$@" && return
         now_is
         tries=$((tries - 1))
         [ "$tries" -gt 0 ] && [ "$uptime" -lt "$enough" ] || return 1
@@ -140,25 +165,52 @@ destroy() { # NAME below the top level: a subvolume with none inside
     [ -d "$top/$1" ] && ! [ -L "$top/$1" ] && btrfs subvolume delete "$top/$1" >/dev/null 2>&1
 }
 
-# All of it or nothing: the homes right in it, which have names of root's, and then itself. One in which an agent made
-# subvolumes could go only in part, so it stays: that is work for persist tidy.
+# All of it or nothing: the homes right in it, which have names of root's, and then itself. One that holds other
+# subvolumes, which agents made, could go only in part: that is work for persist tidy. One that is mounted is looked at.
 destroy_old() { # @agents-old/NAME
-    [ -d "$top/$1" ] && ! [ -L "$top/$1" ] || return 1
+    if ! is_subvolume "$top/$1" || is_mounted "$1"; then return 1; fi
+    homes=0
     for inner in "$top/$1"/*; do
-        if is_subvolume "$inner" && ! holds_none "$inner"; then return 1; fi
+        is_subvolume "$inner" || continue
+        if [ "$(nested_in "$inner")" != 0 ]; then return 1; fi
+        homes=$((homes + 1))
     done
+    if [ "$(nested_in "$top/$1")" != $homes ]; then return 1; fi
     for inner in "$top/$1"/*; do
-        if is_subvolume "$inner"; then destroy "$1/${inner##*/}" || return 1; fi
+        if is_subvolume "$inner" && ! destroy "$1/${inner##*/}"; then return 1; fi
     done
     destroy "$1"
+}
+
+is_mounted() { # NAME below the top level, or something in it; also when its name is written in another way there
+    case $1 in
+    *[\\\ ]*) return 0 ;;
+    esac
+    while read -r _ _ _ root _; do
+        case $root in
+        "/$1" | "/$1/"*) return 0 ;;
+        esac
+    done </proc/self/mountinfo
+    return 1
 }
 
 is_subvolume() { # PATH
     [ -d "$1" ] && ! [ -L "$1" ] && [ "$(stat -c %i "$1")" = 256 ]
 }
 
-holds_none() { # SUBVOLUME: no other; a list that fails, or takes too long, says nothing
-    inside=$($bounded btrfs subvolume list -o "$1" 2>&1) && [ -z "$inside" ]
+nested_in() { # SUBVOLUME: how many are right inside it, however deep; a dash when nobody says so, or not in time
+    inside=$($bounded btrfs subvolume list -o "$1" 2>/dev/null) || inside='- ?'
+    count=0
+    while read -r word _; do
+        case $word in
+        '') ;;
+        ID) count=$((count + 1)) ;;
+        *) count=- && break ;; # not a line of the list: an error, or a name with a line end in it
+        esac
+    done <<END
+$inside
+END
+    echo "$count"
 }
 
 # ---------------------------------------------------------------- what we were told, what we need
@@ -174,7 +226,7 @@ need_run() { # first of all: from here on a failure leaves its reason, and no pr
     there "$run" || mkdir -m 0755 "$run" || fail "$run cannot be made" "$cure_of_run"
     need_own "$run"
     run_is_ours=1
-    forget "$run/rollback" "$run/rollback.used"
+    forget "$run/rollback" "$run/rollback.used" "$run/device"
     there "$private" || mkdir -p "$private" || fail "$private cannot be made" "$cure_of_run"
     need_own "${private%/*}"
     need_own "$private"
@@ -231,7 +283,7 @@ need_device() {
     esac
     wait=${NUKETOWN_WAIT:-0}
     case $wait in
-    *[!0-9]* | ????*) fail 'NUKETOWN_WAIT is not a number of seconds below 1000' 'set it to a number such as 30' ;;
+    *[!0-9]* | 0?* | ????*) fail 'NUKETOWN_WAIT is not a number of seconds below 1000' 'set it to a number such as 30' ;;
     esac
 }
 
@@ -281,11 +333,12 @@ blank_facts='256 0:0 41ed 0'
 # One process looks at everything.
 look() {
     of_run='' of_top='' of_blank='' of_old='' of_subvolume='' of_new=''
-    : >"$run/.clock"
+    printf '' >"$run/.clock" || fail "$run has no room" "$cure_of_run"
     set -- "$run" "$run/.clock" "$top"
     for name in "$blank" "$old" "$subvolume" "$new"; do
         if there "$top/$name"; then set -- "$@" "$top/$name"; fi
     done
+    TZ=UTC0 stat -c '%i %u:%g %f %s %y %n' "$@" >"$run/.words"
     while read -r inode owner mode size day clock _ name; do
         is="$inode $owner $mode $size"
         case $name in
@@ -297,9 +350,7 @@ look() {
         "$top/$subvolume") of_subvolume=$is ;;
         "$top/$new") of_new=$is ;;
         esac
-    done <<END
-$(TZ=UTC0 stat -c '%i %u:%g %f %s %y %n' "$@")
-END
+    done <"$run/.words"
 }
 
 nothing_in() { # DIRECTORY: without a process; its size says the same
@@ -368,7 +419,7 @@ try_mount() {
     case $device in
     LABEL=*) need_one_label "${device#LABEL=}" ;;
     esac
-    words=$(mount -t btrfs -o subvolid=5,noatime,nosuid,nodev,noexec "$device" "$private" 2>&1)
+    try mount -t btrfs -o subvolid=5,noatime,nosuid,nodev,noexec "$device" "$private"
 }
 
 now_is() { # sets uptime, in whole seconds: no clock that somebody sets
@@ -415,16 +466,16 @@ need_blank() { # never made here: from what, an agent could have had a hand in
     blank_is_read_only
 }
 
-cure_of_blank='find out who changed it; then delete the subvolume and run persist init'
+cure_of_blank='find out who changed it; mount the disk with -o subvolid=5, btrfs subvolume delete it there, and run persist init'
 
 blank_is_read_only() {
     # A read-only subvolume answers EROFS to access(2), which costs nothing; busybox's -w says yes to root unasked.
     [ -w "$top/$blank" ] || return 0
-    case $(btrfs property get -ts "$top/$blank" ro 2>&1) in
+    case $(btrfs property get -ts "$top/$blank" ro 2>/dev/null) in
     ro=true) ;;
     ro=false)
         change "setting $blank read-only" btrfs property set -ts "$top/$blank" ro true
-        warn "$blank was empty but not read-only; it is read-only now" 'nothing to do; persist init makes it read-only' ;;
+        warn "$blank was empty but not read-only; it is read-only now" 'nothing to do: look only who may have made it so' ;;
     *) fail "btrfs does not say whether $blank is read-only" "$cure_of_a_mount" ;;
     esac
 }
@@ -454,10 +505,10 @@ END
 
 move() { # WHAT FROM TO NAME: to a name that is free
     if there "$3"; then fail "$1 failed: $3 is there already" "$cure_of_a_failed_step"; fi
-    words=$(mv "$2" "$3" 2>&1) && return
+    try mv "$2" "$3" && return
     # A read-only subvolume cannot change its directory (EROFS).
     if [ "$(btrfs property get -ts "$2" ro 2>/dev/null)" = ro=true ]; then writable "$4"; fi
-    words=$(mv "$2" "$3" 2>&1) && return
+    try mv "$2" "$3" && return
     case $words in
     *'No space left'*)
         if with_spare_room mv "$2" "$3" || move_by_snapshot "$2" "$3" || with_room_of_homes mv "$2" "$3"; then
@@ -469,7 +520,7 @@ move() { # WHAT FROM TO NAME: to a name that is free
 }
 
 move_by_snapshot() { # FROM TO: not atomic, but a snapshot has the room that a rename has not
-    is_subvolume "$1" && holds_none "$1" || return 1
+    is_subvolume "$1" && [ "$(nested_in "$1")" = 0 ] || return 1
     btrfs subvolume snapshot -r "$1" "$2" >/dev/null 2>&1 || return 1
     btrfs subvolume delete "$1" >/dev/null 2>&1 && return
     btrfs subvolume delete "$2" >/dev/null 2>&1 # it holds subvolumes, which a snapshot leaves behind
@@ -517,14 +568,14 @@ put_blank() {
 # The uuid of the new snapshot, and the kernel's word that it does not differ from blank: the send stream between the
 # two is its header alone. Unlike `show` this costs the same however many subvolumes there are.
 identify() {
-    words=$(btrfs send -q --no-data -p "$top/$blank" "$top/$subvolume" 2>/dev/null | btrfs receive --dump 2>/dev/null)
+    btrfs send -q --no-data -p "$top/$blank" "$top/$subvolume" 2>/dev/null | btrfs receive --dump >"$run/.words" 2>/dev/null
+    { IFS= read -r words && ! read -r _; } <"$run/.words" || words= # one line, or it is not what is expected
     uuid=${words#* uuid=}
     uuid=${uuid%% *}
     parent=${words#* parent_uuid=}
     parent=${parent%% *}
     # A blank that came by btrfs receive hands its received uuid on, and the stream names that one twice.
     case $words in
-    *"$line_end"*) ;;
     snapshot*) if is_uuid "$uuid" && [ "$uuid" != "$parent" ]; then return; fi ;;
     esac
     bounded=
@@ -535,9 +586,10 @@ identify() {
 make_durable() { change 'committing' btrfs filesystem sync "$top"; }
 
 verify() { # the name that was free until our snapshot has an empty subvolume now
-    id=$(btrfs inspect-internal rootid "$top/$subvolume" 2>&1)
+    btrfs inspect-internal rootid "$top/$subvolume" >"$run/.words" 2>/dev/null
+    read -r id <"$run/.words" || id=
     case $id in
-    '' | *[!0-9]*) fail "$subvolume has no id: $(first_line "$id")" "$cure_of_a_failed_step" ;;
+    '' | *[!0-9]*) fail "btrfs does not give the id of $subvolume" "$cure_of_a_failed_step" ;;
     esac
     if there "$top/$new" || [ -L "$top/$subvolume" ] || ! nothing_in "$top/$subvolume"; then
         fail "$subvolume is not blank after the rollback" "$cure_of_a_failed_step"

@@ -6,14 +6,15 @@ metadata block: they are neither compressed nor shared, and the whole of it is m
 """
 
 import errno
-import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
+from persist import rollback
 from town import btrfs, files, kernel, space
 from town.btrfs import BtrfsFailed
-from town.failure import Unsafe
+from town.failure import TryLater, Unsafe
 from town.spec import Btrfs
 from town.terminal import shown
 from town.terminal import size as size_of
@@ -24,13 +25,19 @@ _MARGIN = 8 << 20
 # In a pinch: with a ballast of 4 MiB a rollback still worked on every full disk. It takes a third of the room: the boot
 # that follows has to live on the rest, until a tidy.
 _LEAST, _SHARE = 4 << 20, 3
+_PATIENCE = 20.0  # seconds for another that makes it
 # What of a metadata block an attribute cannot have: the block's header, its item, struct btrfs_dir_item and the name.
 _BESIDE = 101 + 25 + 30 + 40
+_ROOT_ITEM = 132  # include/uapi/linux/btrfs_tree.h
 _ATTRIBUTE = "trusted.nuketown.ballast.{:06}"
 
 
 class NoRoom(BtrfsFailed):
     """The filesystem has no room for the ballast. Trying again helps once something was deleted."""
+
+
+class Busy(TryLater):
+    """Another command makes the ballast. Trying again helps."""
 
 
 def fits(top: int) -> bool:
@@ -58,15 +65,32 @@ def whole(top: int, names: Btrfs) -> bool:
         return True
 
 
+def weight(fd: int, names: Btrfs) -> int:
+    """Bytes of metadata that the ballast has, 0 when there is none; at SIZE it is whole.
+
+    Read from the root tree through any descriptor on the filesystem: the top level is not opened. Needs CAP_SYS_ADMIN;
+    raises OSError.
+    """
+    wanted = os.fsencode(names.ballast)
+    for key, item in btrfs.search(fd, btrfs.ROOT_TREE, (btrfs.TOP_LEVEL, btrfs.ROOT_REF)):
+        # struct btrfs_root_ref: the directory that it lies in, a sequence, the length of the name; the name.
+        if item[18:] == wanted and int.from_bytes(item[:8], "little") == btrfs.FIRST_INODE:
+            return max(_bytes_used(item) for _, item in btrfs.search(fd, btrfs.ROOT_TREE, (key.offset, _ROOT_ITEM)))
+    return 0
+
+
+def _bytes_used(item: bytes) -> int:
+    return int.from_bytes(item[192:200], "little")  # struct btrfs_root_item
+
+
 def make(top: int, names: Btrfs, *, tight: bool = False) -> None:
     """Make the ballast: root's, 0700, writable (a hook that must destroy it needs no step before), durable at return.
 
     It is filled under another name first, so what has its name is whole; a smaller one is replaced. With `tight`, where
     there is none and not room for all of it, a smaller one is made in place.
-    Raises NoRoom, or another BtrfsFailed when something else has its name, and then leaves nothing of it.
+    Raises Busy, NoRoom, or another BtrfsFailed when something else has its name, and then leaves nothing of it.
     """
-    with files.opened(os.open(".", files.DIRECTORY, dir_fd=top)) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two at once would clear each other's; nobody holds it for long
+    with _alone():  # two at once would clear each other's
         beside = f"{names.ballast}.new"
         _clear(top, beside)
         if fits(top):
@@ -79,6 +103,23 @@ def make(top: int, names: Btrfs, *, tight: bool = False) -> None:
         else:
             raise _no_room(top, names)
         btrfs.commit(top)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """A lock in /run/nuketown: on the disk, whoever can open its top level could hold it for ever."""
+    busy = Busy("the ballast is being made by another command", hint="try again")
+    until = time.monotonic() + _PATIENCE
+    with ExitStack() as lock:
+        while True:
+            try:
+                lock.enter_context(rollback.alone("ballast.lock", busy))
+                break
+            except Busy:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.05)
+        yield
 
 
 @contextmanager

@@ -25,19 +25,20 @@ def short(top: int, free: str) -> str:
 
 
 def settled(top: int) -> bool:
-    """Wait until what was deleted is free, or nothing changes any more; false when it takes too long.
+    """Wait until what was deleted before is free, or is not getting less; false when it takes too long.
 
-    A process that still has a file of a deleted home open keeps the cleaner from it for as long as it likes.
+    A process that still has a file of a deleted home open keeps the cleaner from it for as long as it likes. So only
+    the number of those that waited at the beginning counts: what agents delete and write meanwhile changes nothing.
     """
     began = changed = time.monotonic()
-    seen, pause = None, 0.02
-    while (waiting := subvolumes.being_freed(top)) and time.monotonic() - changed < _STUCK:
+    before = left = subvolumes.being_freed(top)
+    pause = 0.02
+    while left and time.monotonic() - changed < _STUCK:
         if time.monotonic() - began > LONG:
             return False
         btrfs.commit(top)  # wakes the cleaner, which else sleeps for up to 30 s
-        now = (waiting, space.of(top))
-        if now != seen:
-            seen, changed = now, time.monotonic()
+        if len(now := before & subvolumes.being_freed(top)) < len(left):
+            left, changed = now, time.monotonic()
         time.sleep(pause)
         pause = min(1.0, pause * 1.5)
     btrfs.commit(top)

@@ -17,7 +17,7 @@ from persist.aside import Aside
 from persist.keep import Action, Delete, GiveWay, MakeBallast, Relieve, plan
 from persist.prune import InUse, Old
 from persist.tidied import NOTHING, Outcome, as_json, tell_in_use, tell_plan
-from town import btrfs, cli, spec
+from town import btrfs, cli, spec, trust
 from town.failure import DONE, FAILED, Failure, TryLater
 from town.spec import Btrfs, Spec
 from town.terminal import counted, say, shown
@@ -33,6 +33,7 @@ def command(arguments: argparse.Namespace) -> int:
     """Tidy, or with --dry-run say what would be done. Status 1 when something could not be deleted or made."""
     town = spec.load(cli.spec_file(arguments))
     ground.require_root("tidy", "it deletes old homes")
+    trust.refuse(town)
     now = datetime.fromtimestamp(time.time(), UTC)
     if arguments.dry_run:
         with device.top(town) as top:
@@ -122,14 +123,19 @@ class Tidy:
     def _make_ballast(self, name: str) -> Iterator[str]:
         room.settled(self._top)
         _wait_for_rollback()
+        wanted = ballast.fits(self._top) or ballast.missing(self._top, self._names)
         try:
-            if not ballast.whole(self._top, self._names):
-                ballast.make(self._top, self._names)
-        except btrfs.BtrfsFailed as failure:
+            if wanted:
+                ballast.make(self._top, self._names, tight=True)
+        except (btrfs.BtrfsFailed, ballast.Busy) as failure:
             self._outcome.no_ballast = failure
-        else:
-            self._outcome.no_ballast, self._outcome.made_ballast = None, True
+            return
+        self._outcome.no_ballast = None
+        self._outcome.made_ballast = self._outcome.made_ballast or wanted
+        if wanted:
             yield f"made      {shown(name)}"
+        if not ballast.whole(self._top, self._names):
+            say(f"persist: note: {shown(name)} is smaller than it should be: there is no room for all of it")
 
 
 def _wait_for_rollback() -> None:
@@ -144,12 +150,14 @@ class _Progress:
     """A line on a terminal that says how far a long deletion is; nothing anywhere else."""
 
     def __init__(self) -> None:
-        self._count, self._shown = 0, time.monotonic()
+        self._count, self._shown, self._asked = 0, time.monotonic(), 0.0
         self._terminal = os.isatty(2)
 
     def step(self) -> None:
         """One more subvolume is about to go; a rollback that runs goes first."""
-        _wait_for_rollback()
+        if time.monotonic() - self._asked > 0.5:  # /proc/locks is as long as agents make it
+            _wait_for_rollback()
+            self._asked = time.monotonic()
         self._count += 1
         if self._terminal and time.monotonic() - self._shown > 0.2:
             self._shown = time.monotonic()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +17,12 @@ CHECKOUT = Path(__file__).parent.parent
 @contextmanager
 def checkout() -> Iterator[tuple[Path, dict[str, str]]]:
     """The checkout at a path that everybody may enter, and the environment in which PYTHON finds its packages."""
+    site = Path(sysconfig.get_path("purelib")).relative_to(CHECKOUT)
     place = Path(tempfile.mkdtemp(prefix="nuketown-reach-", dir="/tmp"))
     place.chmod(0o755)
     with files.opened(files.open_dir(CHECKOUT)) as source, files.opened(files.open_dir(place)) as target:
         mounts.bind(source, target)
-    packages = next(place.glob(".venv/lib/python3*/site-packages"))
+    packages = place / site
     try:
         yield place, {"PYTHONPATH": f"{place}:{packages}"}
     finally:

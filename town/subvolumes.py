@@ -73,6 +73,6 @@ def destroy(directory: int, name: bytes) -> None:
     fcntl.ioctl(directory, _SNAP_DESTROY, bytearray(struct.pack("=q4088s", 0, name)))
 
 
-def being_freed(fd: int) -> int:
-    """How many deleted subvolumes still hold their space: the kernel's cleaner frees it in the background."""
-    return sum(1 for _ in btrfs.search(fd, ROOT_TREE, (_ORPHANS, _ORPHAN_ITEM)))
+def being_freed(fd: int) -> frozenset[int]:
+    """Ids of the deleted subvolumes that still hold their space: the kernel's cleaner frees it in the background."""
+    return frozenset(key.offset for key, _ in btrfs.search(fd, ROOT_TREE, (_ORPHANS, _ORPHAN_ITEM)))

@@ -2,59 +2,18 @@
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import initrd
-from persist import check, cli, fstab
-from tests.machine.towns import Said
+from persist import check, fstab
+from tests.boot.tree import UNITS, Tree, rebuild, tree
 from town import spec
 
 pytestmark = pytest.mark.root
 
-SPEC = '[town]\nagents_dir = "{agents}"\n[town.btrfs]\ndevice = "LABEL=x"\nwait = "{wait}"\n[agents.ada]\nuid = 51100\n'
-UNITS = "etc/systemd/system"
-
-
-@dataclass(frozen=True)
-class Tree:
-    """A tree that will be a machine."""
-
-    root: Path
-    capsys: pytest.CaptureFixture[str]
-
-    def spec(self, agents: str = "/agents", wait: str = "30s") -> None:
-        (self.root / "etc/nuketown/town.toml").write_text(SPEC.format(agents=agents, wait=wait))
-
-    def persist(self, verb: str, *words: str) -> Said:
-        self.capsys.readouterr()
-        spec_file = str(self.root / "etc/nuketown/town.toml")
-        status = cli.main(["--spec", spec_file, verb, "--root", str(self.root), *words])
-        said = self.capsys.readouterr()
-        return Said(status, said.out, said.err)
-
-    def facts(self) -> dict[str, object]:
-        """Every name in the tree with all that could change of it."""
-        found: dict[str, object] = {}
-        for path in sorted(self.root.rglob("*")):
-            entry = path.lstat()
-            holds = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
-            found[str(path.relative_to(self.root))] = (entry.st_ino, entry.st_mode, entry.st_mtime_ns, holds)
-        return found
-
-
-@pytest.fixture
-def tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Tree:
-    """A tree with systemd and nothing that makes initrds."""
-    root = tmp_path / "root"
-    for name in ("etc/nuketown", "usr/lib/systemd", "usr/sbin"):
-        (root / name).mkdir(parents=True)
-    (root / "usr/lib/systemd/systemd").touch()
-    tree = Tree(root, capsys)
-    tree.spec()
-    return tree
+__all__ = ["tree"]
 
 
 @pytest.mark.parametrize("kind", [*initrd.KINDS, "none"])
@@ -73,7 +32,7 @@ def test_install_puts_everything_there_and_uninstall_takes_exactly_that_away(tre
             there = tree.root / placed.target.lstrip("/")
             assert there.read_bytes() == placed.source.read_bytes()
             assert there.stat().st_mode & 0o7777 == placed.mode
-        assert f"hint: {' '.join(initrd.rebuild('dracut' if kind == 'dracut' else 'initramfs-tools'))}\n" in said.err
+        assert f"hint: chroot {tree.root} {rebuild(kind)}\n" in said.err
     service = (tree.root / UNITS / "nuketown-rollback.service").read_text()
     assert "ExecStart=/usr/bin/persist --spec /etc/nuketown/town.toml rollback --confirm\n" in service
     assert tree.persist("uninstall").status == 0
@@ -88,7 +47,7 @@ def test_a_second_install_changes_nothing(tree: Tree) -> None:
     tree.persist("install", "--initrd", "dracut")
     before = tree.facts()
     said = tree.persist("install", "--initrd", "dracut")
-    assert (said.status, said.out, said.err) == (0, "nothing to do: everything is there and as it should be\n", "")
+    assert (said.status, said.out) == (0, "nothing to do: everything is there and as it should be\n")
     assert tree.facts() == before
 
 
@@ -109,7 +68,7 @@ def test_what_differs_is_shown_and_put_right(tree: Tree) -> None:
     right = conf.read_bytes()
     conf.write_bytes(right.replace(b"'30'", b"'99\x1b[2J'"))
     said = tree.persist("install", "--dry-run")
-    assert "change  /etc/nuketown/rollback.conf\n" in said.out
+    assert f"change  {tree.root}/etc/nuketown/rollback.conf\n" in said.out
     assert "  -NUKETOWN_WAIT='99\\x1b[2J'\n  +NUKETOWN_WAIT='30'\n" in said.out
     tree.persist("install")
     assert conf.read_bytes() == right
@@ -122,7 +81,7 @@ def test_another_spec_takes_the_old_units_with_it(tree: Tree) -> None:
     tree.persist("install")
     tree.spec(agents="/srv/homes", wait="1min")
     said = tree.persist("install")
-    assert "remove  /etc/systemd/system/agents.mount\n" in said.out
+    assert f"remove  {tree.root}/etc/systemd/system/agents.mount\n" in said.out
     names = sorted(path.name for path in (tree.root / UNITS).rglob("*") if not path.is_dir())
     assert names == ["nuketown-rollback.service"] * 2 + ["nuketown-tidy.service"] * 2 + ["srv-homes.mount"] * 2
     assert "NUKETOWN_WAIT='60'" in (tree.root / "etc/nuketown/rollback.conf").read_text()
@@ -143,7 +102,7 @@ def test_what_a_person_changed_is_not_removed(tree: Tree) -> None:
     unit.write_text(unit.read_text() + "# mine\n")
     said = tree.persist("uninstall")
     assert said.status == 0
-    assert "/etc/systemd/system/nuketown-tidy.service stays: it was changed" in said.err
+    assert f"{tree.root}/etc/systemd/system/nuketown-tidy.service stays: it was changed" in said.err
     assert unit.exists()
     assert not (tree.root / UNITS / "agents.mount").exists()
 
@@ -158,7 +117,8 @@ def test_what_somebody_else_put_there_is_refused_and_nothing_is_made(tree: Tree,
     before = tree.facts()
     said = tree.persist("install", "--initrd", "initramfs-tools")
     assert said.status == 1
-    assert f"/{name} is there already, and is not one that nuketown wrote" in said.err
+    assert f"{mine} is there already, and is not one that nuketown wrote" in said.err
+    assert f"mv {mine} {mine}.mine" in said.err
     assert tree.facts() == before
 
 
@@ -178,13 +138,21 @@ def test_uninstall_where_nothing_is_installed_says_so(tree: Tree) -> None:
     assert tree.facts() == before
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"version": 9}', '{"version": 1, "files": {"/../x": ""}}'])
+def record(**changed: object) -> str:
+    whole: dict[str, object] = {"version": 1, "initrd": "none", "files": {}, "links": {}, "directories": []}
+    return json.dumps(whole | changed)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", record(version=9), record(files={"/../x": ""}), record(initrd="x"), record(program=1), record(links=3)],
+)
 def test_a_record_that_cannot_be_read_stops_both(tree: Tree, text: str) -> None:
     (tree.root / "etc/nuketown/installed.json").write_text(text)
     for verb in ("install", "uninstall"):
         said = tree.persist(verb)
         assert said.status == 1
-        assert "/etc/nuketown/installed.json cannot be read" in said.err
+        assert f"{tree.root}/etc/nuketown/installed.json cannot be read" in said.err
 
 
 def test_an_install_that_was_cut_off_can_be_undone(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,33 +176,33 @@ def test_an_install_that_was_cut_off_can_be_undone(tree: Tree, monkeypatch: pyte
 
 # ---- which machine
 
-
-def _has(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
+CALLED = ("dracut", "initramfs-tools")
 
 
 @pytest.mark.parametrize(
     ("has", "kind"),
     [
         ([], "none"),
-        (["usr/sbin/mkinitramfs"], "initramfs-tools"),
+        (["usr/sbin/mkinitramfs"], "none"),  # initramfs-tools-core alone makes none for a new kernel
+        (["usr/sbin/update-initramfs"], "initramfs-tools"),
         (["usr/bin/dracut"], "dracut"),
-        (["usr/bin/dracut", "usr/sbin/mkinitramfs", "etc/kernel/postinst.d/initramfs-tools"], "initramfs-tools"),
-        (["usr/bin/dracut", "usr/sbin/mkinitramfs", "etc/kernel/postinst.d/dracut"], "dracut"),
+        (["usr/bin/dracut", "usr/sbin/update-initramfs", "etc/kernel/postinst.d/initramfs-tools"], "initramfs-tools"),
+        (["usr/bin/dracut", "usr/sbin/update-initramfs", "etc/kernel/postinst.d/dracut"], "dracut"),
+        # Debian after `apt install dracut`: initramfs-tools-core is there for others, and the conffiles stay.
+        (["usr/bin/dracut", "usr/sbin/mkinitramfs", *(f"etc/kernel/postinst.d/{kind}" for kind in CALLED)], "dracut"),
     ],
 )
 def test_what_makes_the_initrds_is_found_out(tree: Tree, has: list[str], kind: str) -> None:
-    _has(tree.root, *has)
+    tree.has(*has)
     assert tree.persist("install").status == 0
     assert json.loads((tree.root / "etc/nuketown/installed.json").read_text())["initrd"] == kind
     service = (tree.root / UNITS / "nuketown-rollback.service").read_text()
     assert service.count("ExecStart=") == (2 if kind == "none" else 1)
 
 
-def test_a_machine_with_two_makers_of_initrds_is_asked_about(tree: Tree) -> None:
-    _has(tree.root, "usr/bin/dracut", "usr/sbin/mkinitramfs")
+@pytest.mark.parametrize("called", [(), CALLED])
+def test_a_machine_with_two_makers_of_initrds_is_asked_about(tree: Tree, called: tuple[str, ...]) -> None:
+    tree.has("usr/bin/dracut", "usr/sbin/update-initramfs", *(f"etc/kernel/postinst.d/{kind}" for kind in called))
     said = tree.persist("install")
     assert said.status == 2
     assert "hint: say --initrd dracut or initramfs-tools" in said.err
@@ -242,7 +210,10 @@ def test_a_machine_with_two_makers_of_initrds_is_asked_about(tree: Tree) -> None
 
 def test_a_machine_without_systemd_and_nixos_are_refused(tree: Tree) -> None:
     (tree.root / "etc/NIXOS").touch()
-    assert "this is NixOS" in tree.persist("install").err
+    said = tree.persist("install")
+    assert "this is NixOS" in said.err
+    for name in ("units --write DIR", str(initrd.hook()), str(initrd.unit())):
+        assert name in said.err.replace(f" --spec {tree.root}/etc/nuketown/town.toml", "")
     (tree.root / "etc/NIXOS").unlink()
     (tree.root / "usr/lib/systemd/systemd").unlink()
     said = tree.persist("install")
@@ -278,9 +249,9 @@ def test_an_fstab_line_that_would_hold_the_humans_boot_is_refused(tree: Tree, li
     said = tree.persist("install")
     assert said.status == int(refused)
     if refused:
-        assert "/etc/fstab line 2 mounts " in said.err
+        assert f"{tree.root}/etc/fstab line 2 mounts " in said.err
         assert "would stop this machine's own boot" in said.err
-        assert "hint: remove line 2 of " in said.err
+        assert f"hint: remove line 2 of {tree.root}/etc/fstab: " in said.err
         assert not (tree.root / UNITS).exists()
 
 

@@ -170,7 +170,10 @@ def test_a_boot_without_the_hook_keeps_the_agents_out(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("does", "says"),
     [
-        (f"{HOOK}; sed -i s/^uuid=./uuid=0/ /run/nuketown/rollback", "the proof of the rollback does not fit"),
+        (
+            f"{HOOK}; sed -i s/^uuid=.*/uuid=11111111-2222-3333-4444-555555555555/ /run/nuketown/rollback",
+            "the proof of the rollback does not fit",
+        ),
         (f"{HOOK}; echo boot_id=x >/run/nuketown/rollback.used", "the proof of the rollback was used up"),
         ("NUKETOWN_DEVICE=/dev/none sh /usr/lib/nuketown/rollback.sh; true", "the rollback of this boot failed"),
     ],

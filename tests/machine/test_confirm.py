@@ -113,6 +113,72 @@ def test_a_proof_that_was_used_is_refused_as_after_a_soft_reboot(host: Host) -> 
     assert "used up by an earlier start" in status.out.splitlines()[0]
 
 
+@pytest.fixture
+def used(host: Host) -> Iterator[Host]:
+    """A healthy machine: the proof was taken, the homes are mounted and made."""
+    assert host.confirm().status == 0
+    agents = host.file.parent / "agents"
+    (host.file.parent / "persist").mkdir(0o755)
+    kernel.mount(host.device, str(agents), "btrfs", 0, "subvol=@agents")
+    assert host.persist("restore").status == 0
+    yield host
+    kernel.umount(str(agents), kernel.MNT_DETACH)
+
+
+def left() -> dict[str, str | bytes]:
+    """What is in /run/nuketown: links and files."""
+    paths = [path for path in RUN.iterdir() if not path.is_dir()]
+    return {path.name: str(path.readlink()) if path.is_symlink() else path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_a_check_typed_where_the_homes_are_in_use_says_so_and_changes_nothing(used: Host, words: tuple[str]) -> None:
+    before = left()
+    assert "device" in before
+    said = used.confirm(*words)
+    assert (said.status, said.out) == (1, "")
+    assert f"confirmed already, and its homes are in use at {used.file.parent}/agents" in said.err
+    assert left() == before
+    assert used.persist("status").status == 0
+    assert used.persist("restore").status == 0
+
+
+def _of_another_boot(host: Host) -> None:
+    uuid = disk.info(host.top, "@agents").uuid
+    (RUN / "rollback.used").write_text(f"boot_id=00000000-edd7-4c7a-a748-ce7563c808be\nuuid={uuid}\n")
+
+
+def _of_another_subvolume(_: Host) -> None:
+    (RUN / "rollback.used").write_text(f"boot_id={proof.boot_id()}\nuuid=f3399a8a-3ddc-964e-8fae-3b9172eed7f9\n")
+
+
+def _of_somebody_else(_: Host) -> None:
+    os.chown(RUN / "rollback.used", 51100, 51100)
+
+
+def _elsewhere(host: Host) -> None:
+    agents = str(host.file.parent / "agents")
+    kernel.umount(agents)
+    kernel.mount(host.device, agents, "btrfs", 0, "subvol=@agents-blank")
+
+
+@pytest.mark.parametrize("change", [_of_another_boot, _of_another_subvolume, _of_somebody_else, _elsewhere])
+def test_a_mark_that_is_not_of_the_homes_in_use_is_refused_as_after_a_soft_reboot(
+    used: Host, change: Callable[[Host], None]
+) -> None:
+    change(used)
+    refused(used, "used up by an earlier start")
+    assert (RUN / "rollback.failed").exists()
+
+
+def test_a_start_by_systemd_is_refused_also_where_an_agent_kept_the_homes_mounted(
+    used: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
+    refused(used, "used up by an earlier start")
+    assert used.persist("restore").status == 1
+
+
 def test_a_new_rollback_makes_a_proof_that_can_be_used_again(host: Host) -> None:
     assert host.confirm().status == 0
     refused(host, "used up")

@@ -1,5 +1,6 @@
 """An agent that fills the metadata at every boot: each rollback works, at the cost of the ballast and of no home."""
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from persist import ballast, cli
 from tests.machine import rollbackdisk as disk
 from tests.machine import scenarios
 from tests.scale import times
-from town import process
+from town import btrfs, files, process
 
 pytestmark = pytest.mark.root
 SPEC = """\
@@ -51,6 +52,45 @@ def _boots(at: Path, count: int, *after: str) -> list[bool]:
             with made.top() as top:
                 whole.append(ballast.whole(top, scenarios.NAMES))
     return whole
+
+
+def test_with_no_clock_the_oldest_home_goes_and_not_the_one_with_the_smallest_name(tmp_path: Path) -> None:
+    names = ["20261119T000000Z-oldest", "20261120T000000Z-next", "19700101T000012Z-newest"]
+    with ExitStack() as ends:
+        made = scenarios.make(tmp_path, ends, mkfs=scenarios.DUP, with_ballast=False)
+        with made.top() as top:
+            scenarios.home(top)
+            with disk.subvolume(top, "@agents-old") as above:
+                for name in names:
+                    with files.opened(btrfs.create(above, name)) as old, files.opened(btrfs.create(old, "ada")) as home:
+                        for number in range(400):
+                            os.setxattr(home, f"trusted.{number}", bytes(16000))
+        scenarios.fill(made, "data")
+        done = process.run(["sh", initrd.hook()], env={"NUKETOWN_DEVICE": made.device}, check=False)
+        assert done.status == 0, done.err
+        with made.top() as top:
+            left = set(disk.old_homes(top))
+        assert names[0] not in left
+        assert names[2] in left
+
+
+def test_an_old_home_that_somebody_looks_at_is_not_given_up(tmp_path: Path) -> None:
+    with ExitStack() as ends:
+        made = scenarios.make(tmp_path, ends, mkfs=scenarios.DUP, with_ballast=False)
+        with made.top() as top:
+            scenarios.home(top)
+            with (
+                disk.subvolume(top, "@agents-old") as above,
+                files.opened(btrfs.create(above, "20261119T000000Z-x")) as old,
+            ):
+                for number in range(400):
+                    os.setxattr(old, f"trusted.{number}", bytes(16000))
+        scenarios.mounted(made, "subvol=@agents-old/20261119T000000Z-x")
+        scenarios.fill(made, "data")
+        done = process.run(["sh", initrd.hook()], env={"NUKETOWN_DEVICE": made.device}, check=False)
+        assert done.status == 1, done.err
+        with made.top() as top:
+            assert disk.old_homes(top) == ["20261119T000000Z-x"]
 
 
 def test_two_boots_in_a_row_cost_no_home_before_any_tidy(tmp_path: Path) -> None:

@@ -195,6 +195,12 @@ def _blank_with_content(top: int) -> None:
         os.fchmod(blank, 0o755)
 
 
+def _blank_of_another(top: int) -> None:
+    with files.opened(btrfs.create(top, "@agents-blank")) as blank:
+        os.fchown(blank, 51100, 51100)
+        os.fchmod(blank, 0o755)
+
+
 def _blank_open(top: int) -> None:
     with files.opened(btrfs.create(top, "@agents-blank")) as blank:
         os.fchmod(blank, 0o777)
@@ -427,7 +433,65 @@ def test_each_thing_that_is_wrong_is_told_with_its_own_cure(
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[1] for line in lines] == [" error", " hint", " error", " hint"]
     assert lines[0] == "persist: error: @agents is not a subvolume"
-    assert "persist init --adopt" in lines[1]
+    for hint in (lines[1], lines[3]):
+        adopting = f"where something else made this layout: persist init --spec {town.file} --adopt --dry-run"
+        assert hint.startswith(f"persist: hint: {adopting}")
+
+
+def _blank_closed(top: int) -> None:
+    with files.opened(btrfs.create(top, "@agents-blank")) as blank:
+        os.fchmod(blank, 0o700)
+
+
+@pytest.mark.parametrize("scenario", [_blank_closed, _homes_directory, _homes_of_another, _old_open])
+def test_what_adoption_would_take_over_is_said_to_be_adopted_and_is(
+    town: Spec, btrfs_top: int, scenario: Callable[[int], None]
+) -> None:
+    scenario(btrfs_top)
+    with pytest.raises(layout.NotAsItShouldBe) as failure:
+        init.prepare(town)
+    assert failure.value.hint.startswith("where something else made this layout: persist init --adopt --dry-run")
+    assert init.prepare(town, dry_run=True, adopt=True) == 0
+
+
+def test_data_on_its_way_that_an_agent_owns_is_said_to_be_adopted(town: Spec, tmp_path: Path) -> None:
+    agents = tmp_path / "deep/persist/agents"
+    agents.mkdir(0o755, parents=True)
+    os.chown(agents, 51100, 51100)
+    with pytest.raises(layout.NotAsItShouldBe) as failure:
+        init.prepare(town)
+    ((what, cure),) = failure.value.wrong
+    assert what == f"{agents} belongs to uid 51100, not to root"
+    assert cure.startswith("where something else made this layout: persist init --adopt --dry-run; else look whose it")
+    assert init.prepare(town, adopt=True) == 0
+
+
+@pytest.mark.parametrize("adopt", [False, True])
+@pytest.mark.parametrize("scenario", [_blank_with_content, _blank_of_another])
+def test_the_commands_that_a_hint_gives_delete_a_blank_that_nobody_trusts(
+    town: Spec, btrfs_top: int, scenario: Callable[[int], None], adopt: bool
+) -> None:
+    scenario(btrfs_top)
+    with pytest.raises(layout.NotAsItShouldBe) as failure:
+        init.prepare(town, adopt=adopt)
+    begin, _, commands = failure.value.hint.partition("; then: ")
+    assert begin == "find out who changed it"
+    delete, _, again = commands.rpartition(" && ")
+    assert again == ("persist init --adopt" if adopt else "persist init")
+    process.run(["unshare", "--mount", "--propagation", "private", "sh", "-c", delete])
+    assert not disk.exists(btrfs_top, "@agents-blank")
+    assert init.prepare(town, adopt=adopt) == 0
+
+
+@pytest.mark.parametrize("words", [["--json"], ["--json", "--dry-run"], ["--adopt"], ["--adopt", "--json"]])
+def test_init_store_goes_with_neither_json_nor_adopt_and_the_hint_is_to_the_point(
+    town: Spec, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert cli.main(["--spec", str(town.file), "init", "--store", *words]) == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert words[0] in error
+    assert ("--adopt" in hint) == ("--adopt" in words)
+    assert ("leave --json out" in hint) == ("--adopt" not in words)
 
 
 def test_init_store_is_the_store_makers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -457,4 +521,5 @@ def test_without_root_it_says_so_and_how(tmp_path: Path, words: list[str]) -> No
     error, hint = done.err.decode().splitlines()
     assert done.status == 1
     assert error.startswith(f"persist: error: persist {named} needs root: ")
-    assert hint == f"persist: hint: sudo persist {named}"
+    assert hint.startswith("persist: hint: sudo ")
+    assert hint.endswith(f" --spec /proc/self/fd/{fd} {' '.join(words)}")

@@ -312,7 +312,8 @@ def test_data_that_lies_in_a_home_alone_is_warned_of(town: Town) -> None:
     said = town.persist("init", "--adopt")
     assert said.status == 0
     assert "persist: warning: ada: projects holds data in the home alone" in said.err
-    assert "persist: hint: after persist rollback and persist restore: persist recall ada@" in said.err
+    told = [f"persist {verb} --spec {town.file}" for verb in ("rollback", "restore", "recall")]
+    assert f"persist: hint: after {told[0]} and {told[1]}: {told[2]} ada@" in said.err
     assert _next_boot(town).status == 0
     assert b"here" in _payloads(town)
 

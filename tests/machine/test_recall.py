@@ -60,6 +60,24 @@ def test_that_there_are_no_old_homes_is_said(town: Town) -> None:
     assert json.loads(town.persist("homes", "--json").out) == {"homes": []}
 
 
+def test_what_was_set_aside_and_holds_no_home_is_counted_where_there_is_nothing_else(old: Town) -> None:
+    with btrfs.top_level(old.device) as top:
+        for name in ("@agents-old/empty", "@agents-old/.deleting-1"):
+            os.mkdir(f"/proc/self/fd/{top}/{name}")
+        Path(f"/proc/self/fd/{top}/@agents-old/file").touch()
+        nobody = old.file.read_text() + "[agents.zed]\nuid = 41199\n"
+        old.file.write_text(nobody)
+        assert old.persist("homes").err == ""
+        said = old.persist("homes", "zed")
+        assert (said.status, said.out) == (0, "")
+        assert said.err == "no old homes of zed: 4 entries of @agents-old hold no home of these agents\n"
+        for name in (FIRST, SECOND):
+            os.rename(f"@agents-old/{name}", f"@{name}", src_dir_fd=top, dst_dir_fd=top)
+        assert old.persist("homes").err == "no old homes: 2 entries of @agents-old hold no home\n"
+        os.unlink("@agents-old/file", dir_fd=top)
+        assert old.persist("homes").err == "no old homes: 1 entry of @agents-old holds no home\n"
+
+
 def test_names_from_the_disk_are_shown_escaped(old: Town) -> None:
     with btrfs.top_level(old.device) as top:
         os.makedirs(f"/proc/self/fd/{top}/@agents-old/\x1b[2J\nkey/ad\na")

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,103 @@ def test_a_dry_run_says_what_would_be_set_aside_and_changes_nothing(
     done = persist(town_file, "rollback", "--dry-run")
     assert (done.status, done.out.decode().splitlines()) == (0, says), done.err
     assert (files.names(btrfs_top), disk.payloads(btrfs_top)) == (names, before)
+
+
+def _blank_missing(top: int) -> None:
+    os.rename("@agents-blank", "@elsewhere", src_dir_fd=top, dst_dir_fd=top)
+
+
+def _blank_link(top: int) -> None:
+    _blank_missing(top)
+    os.symlink("@elsewhere", "@agents-blank", dir_fd=top)
+
+
+def _blank_directory(top: int) -> None:
+    _blank_missing(top)
+    os.mkdir("@agents-blank", 0o755, dir_fd=top)
+
+
+@contextmanager
+def _blank(top: int) -> Iterator[int]:
+    with disk.subvolume(top, "@agents-blank") as blank:
+        btrfs.set_read_only(blank, False)
+        yield blank
+        btrfs.set_read_only(blank, True)
+
+
+def _blank_filled(top: int) -> None:
+    with _blank(top) as blank:
+        files.write_beneath(blank, ".hidden", b"x")
+
+
+def _blank_of_an_agent(top: int) -> None:
+    with _blank(top) as blank:
+        os.fchown(blank, 51100, 0)
+
+
+def _blank_open(top: int) -> None:
+    with _blank(top) as blank:
+        os.fchmod(blank, 0o1777)
+
+
+def _blank_open_and_filled(top: int) -> None:
+    _blank_open(top)
+    _blank_filled(top)
+
+
+def _old_subvolume(top: int) -> None:
+    os.close(btrfs.create(top, "@agents-old"))
+
+
+def _old_open(top: int) -> None:
+    os.mkdir("@agents-old", 0o755, dir_fd=top)
+
+
+def _old_of_an_agent(top: int) -> None:
+    os.mkdir("@agents-old", 0o700, dir_fd=top)
+    os.chown("@agents-old", 51100, 51100, dir_fd=top)
+
+
+def _old_file(top: int) -> None:
+    disk.put(top, "@agents-old", b"")
+
+
+def _old_link(top: int) -> None:
+    os.symlink("@agents", "@agents-old", dir_fd=top)
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [_blank_missing, _blank_link, _blank_directory, _blank_filled, _blank_of_an_agent, _blank_open,
+     _blank_open_and_filled, _old_subvolume, _old_open, _old_of_an_agent, _old_file, _old_link],
+)  # fmt: skip
+def test_a_dry_run_refuses_what_the_hook_refuses_in_the_same_words(
+    town_file: Path, btrfs_top: int, scenario: Callable[[int], None]
+) -> None:
+    disk.lay_out(btrfs_top)
+    scenario(btrfs_top)
+    before = files.names(btrfs_top)
+    dry = persist(town_file, "rollback", "--dry-run")
+    assert (dry.status, dry.out) == (1, b"")
+    assert dry.err.startswith(b"persist: error: ")
+    real = persist(town_file, "rollback")
+    assert (real.status, real.err) == (1, dry.err)
+    assert files.names(btrfs_top) == before
+
+
+def test_a_dry_run_says_that_a_writable_blank_would_be_set_read_only_and_leaves_it(
+    town_file: Path, btrfs_top: int
+) -> None:
+    disk.lay_out(btrfs_top)
+    with disk.subvolume(btrfs_top, "@agents-blank") as blank:
+        btrfs.set_read_only(blank, False)
+    done = persist(town_file, "rollback", "--dry-run")
+    assert done.status == 0, done.err
+    assert done.out.startswith(b"set read-only @agents-blank: it is empty, and writable\n")
+    assert len(done.out.splitlines()) == 2
+    assert not disk.info(btrfs_top, "@agents-blank").read_only
+    assert persist(town_file, "rollback").status == 0
+    assert disk.info(btrfs_top, "@agents-blank").read_only
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])

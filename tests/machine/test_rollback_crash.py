@@ -115,7 +115,7 @@ def test_a_hook_that_is_told_to_stop_says_so_and_leaves_no_mount(
     assert done.status == 1
     assert b"nuketown: error: the rollback was interrupted" in done.err
     assert "interrupted" in (whole.reason() or "")
-    assert sorted(os.listdir(whole.run / "nuketown")) == [".clock", "rollback.failed", "top"]
+    assert sorted(os.listdir(whole.run / "nuketown")) == [".clock", ".words", "rollback.failed", "top"]
     assert whole(btrfs_device).status == 0
     assert disk.payloads(btrfs_top) == [b"x"]
 

@@ -3,17 +3,29 @@
 import json
 import os
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from persist import reach
+from persist import ballast, ground, installed, reach
 from tests.machine import towns
 from tests.machine.towns import ADA, Town, town
-from town import kernel, process
+from town import btrfs, files, kernel, process, unitname
+from town.spec import Btrfs
+from town.terminal import shell_word
 
 __all__ = ["town"]
 pytestmark = pytest.mark.root
+
+
+@pytest.fixture(autouse=True)
+def its_ballast(town: Town) -> Btrfs:
+    """What `persist init` makes besides."""
+    names = Btrfs(town.device)
+    with btrfs.top_level(town.device) as top:
+        ballast.make(top, names)
+    return names
 
 
 def _json(town: Town, level: int) -> dict[str, Any]:
@@ -36,10 +48,17 @@ def test_a_town_that_was_restored_is_good(town: Town) -> None:
     assert "projects  bound, made here (via bind, data)" in said.out
 
 
+def _typed(town: Town, verb: str, *words: str) -> str:
+    """A command of a hint: it reads the spec that was read."""
+    return " ".join(("persist", verb, "--spec", str(town.file), *words))
+
+
 def test_a_missing_home_is_broken_and_names_the_next_command(town: Town) -> None:
     agent = _json(town, 4)
     assert not agent["home"]["present"]
-    assert agent["troubles"] == [{"level": 4, "what": f"no home at {town.agents}/ada", "next": "persist restore ada"}]
+    assert agent["troubles"] == [
+        {"level": 4, "what": f"no home at {town.agents}/ada", "next": _typed(town, "restore", "ada")}
+    ]
 
 
 def test_a_required_bind_that_is_missing_is_broken_another_needs_attention(town: Town) -> None:
@@ -63,7 +82,53 @@ def test_an_agents_dir_that_is_not_mounted_is_reported(town: Town) -> None:
     assert said.status == 4
     assert "is not the mounted subvolume @agents" in said.out
     assert "next:  mount -t btrfs" in said.out
+    assert "umount" not in said.out
     assert said.err == ""
+
+
+def test_a_good_proof_whose_homes_are_not_mounted_yet_is_no_broken_one(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ground, "UNITS", tmp_path)
+    towns.undo(town.agents)
+    trouble = json.loads(town.persist("status", "--json").out)["rollback"]["trouble"]
+    assert (trouble["level"], trouble["what"]) == (3, f"@agents is not mounted at {town.agents} yet")
+    assert trouble["next"].startswith("mount -t btrfs -o subvol=@agents,")
+    out = town.persist("status").out
+    assert out.startswith("rollback: @agents was made blank at boot ")
+    assert "  note:  @agents is not mounted at " in out
+
+
+def test_the_mount_unit_is_started_where_one_of_that_name_is_installed(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ground, "UNITS", tmp_path)
+    shutil.rmtree("/run/nuketown", ignore_errors=True)
+    towns.undo(town.agents)
+    unit = unitname.mount(town.agents)
+    start = f"systemctl start {shell_word(unit)}"
+    (tmp_path / unit).touch()
+    assert _trouble(town)["next"] == start
+    check = tmp_path / "nuketown-rollback.service"
+    check.touch()
+    assert _trouble(town)["next"] == f"systemctl restart nuketown-rollback.service && {start}"
+    Path("/run/nuketown").mkdir()
+    Path("/run/nuketown/device").symlink_to(town.device)
+    assert _trouble(town)["next"] == start
+    (tmp_path / unit).rename(tmp_path / "other.mount")
+    assert _trouble(town)["next"].startswith("mount -t btrfs")
+    shutil.rmtree("/run/nuketown")
+
+
+def test_something_else_that_is_mounted_at_agents_dir_is_broken_and_unmounted_first(town: Town) -> None:
+    towns.undo(town.agents)
+    kernel.mount(town.device, str(town.agents), "btrfs", 0, "subvol=@persist")
+    trouble = _doubt(town, 4)
+    assert "does not fit: it is of uuid " in trouble["what"]
+    assert f"then: umount -R {town.agents}; persist rollback " in trouble["next"]
+    towns.undo(town.agents)
+    town.proof.unlink()
+    assert "umount" not in _trouble(town)["next"]
 
 
 def test_a_persist_dir_that_is_missing_is_reported(town: Town) -> None:
@@ -87,6 +152,12 @@ def test_a_home_that_is_a_plain_directory_needs_attention(town: Town) -> None:
     os.chown(town.agents / "ada", 41100, 41100)
     assert town.persist("restore").status == 0
     assert "plain directory" in _json(town, 3)["troubles"][0]["what"]
+
+
+def _trouble(town: Town) -> dict[str, Any]:
+    """What status says of the rollback, in JSON."""
+    trouble: dict[str, Any] = json.loads(town.persist("status", "--json").out)["rollback"]["trouble"]
+    return trouble
 
 
 def _doubt(town: Town, level: int) -> dict[str, Any]:
@@ -117,7 +188,28 @@ def test_a_boot_without_a_proof_needs_attention(town: Town) -> None:
     town.proof.unlink()
     trouble = _doubt(town, 3)
     assert "left no proof" in trouble["what"]
-    assert "persist rollback && mount -t btrfs" in trouble["next"]
+    assert f"{_typed(town, 'rollback')} && mount -t btrfs" in trouble["next"]
+    assert trouble["next"].startswith("see that the initrd runs the hook; reboot, or ")
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ('{"version": 1, "initrd": "none", "files": {}, "links": {}, "directories": []}',
+         "nuketown-rollback.service rolls back here: systemctl status nuketown-rollback.service; reboot, or "),
+        ('{"version": 1, "initrd": "dracut", "files": {}, "links": {}, "directories": []}', "see that the initrd runs"),
+        ("nonsense", "see that the initrd runs"),
+    ],
+)  # fmt: skip
+def test_who_should_have_rolled_back_is_what_was_installed(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str, says: str
+) -> None:
+    file = tmp_path / "installed.json"
+    file.write_text(record)
+    monkeypatch.setattr(installed, "RECORD", str(file))
+    town.persist("restore")
+    town.proof.unlink()
+    assert _doubt(town, 3)["next"].startswith(says)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +283,7 @@ def test_without_a_proof_the_next_step_is_never_to_mount_what_is_there(town: Tow
     town.proof.unlink()
     out = town.persist("status").out
     assert "next:  mount -t btrfs" not in out
-    assert "persist rollback && mount -t btrfs" in out
+    assert f"{_typed(town, 'rollback')} && mount -t btrfs" in out
 
 
 def test_a_town_without_btrfs_needs_no_proof(town: Town) -> None:
@@ -206,8 +298,47 @@ def test_a_rollback_that_failed_is_broken(town: Town) -> None:
     town.proof.with_name("rollback.failed").write_text("error: no disk\nhint: look\n")
     said = town.persist("status")
     assert said.status == 4
-    assert said.out.splitlines()[0] == "rollback: FAILED: error: no disk; hint: look"
-    assert "the rollback of this boot failed" in _doubt(town, 4)["what"]
+    assert said.out.splitlines()[:2] == ["rollback: FAILED: error: no disk", "    next:  look"]
+    assert (said.out.count("no disk"), said.out.count("look")) == (1, 1)
+    assert _trouble(town) == {"level": 4, "what": "the rollback of this boot failed: no disk", "next": "look"}
+    town.proof.with_name("rollback.failed").write_text("error: no\x1bdisk\n")
+    said = town.persist("status")
+    assert said.out.startswith("rollback: FAILED: error: no\\x1bdisk\n    next:  reboot, or ")
+    assert "broken:" not in said.out
+
+
+def test_a_ballast_that_is_missing_or_small_needs_attention_until_it_is_there(town: Town, its_ballast: Btrfs) -> None:
+    town.persist("restore")
+    assert json.loads(town.persist("status", "--json").out)["ballast"] == {"trouble": None}
+    with btrfs.top_level(town.device) as top:
+        btrfs.delete(top, "@agents-ballast")
+        assert _bare(town) == "@agents-ballast is missing: on a full disk a rollback may have no room"
+        with files.opened(btrfs.create(top, "@agents-ballast")) as fd:
+            for number in range(512):
+                os.setxattr(fd, f"trusted.nuketown.ballast.{number:06}", bytes(16000))
+            btrfs.commit(fd)
+        assert _bare(town) == "@agents-ballast is not of full size: on a full disk a rollback may have no room"
+        ballast.make(top, its_ballast)
+    assert town.persist("status").status == 0
+
+
+def test_only_what_stands_at_the_top_level_is_the_ballast(town: Town) -> None:
+    town.persist("restore")
+    with btrfs.top_level(town.device) as top:
+        os.mkdir("@data", dir_fd=top)
+        os.rename("@agents-ballast", "@data/@agents-ballast", src_dir_fd=top, dst_dir_fd=top)
+        btrfs.commit(top)
+    assert "is missing" in _bare(town)
+
+
+def _bare(town: Town) -> str:
+    """What status says of the ballast, the same in words and in JSON."""
+    said = town.persist("status")
+    assert (said.status, said.err) == (3, "")
+    trouble: dict[str, Any] = json.loads(town.persist("status", "--json").out)["ballast"]["trouble"]
+    assert trouble["level"] == 3
+    assert f"ballast:\n  note:  {trouble['what']}\n    next:  {_typed(town, 'tidy')} makes it; " in said.out
+    return str(trouble["what"])
 
 
 def test_a_home_of_somebody_else_is_shown_with_its_owner(town: Town) -> None:
@@ -242,7 +373,7 @@ def _store(town: Town, url: str) -> dict[str, Any]:
 def test_a_store_that_is_not_there_needs_attention(town: Town) -> None:
     trouble = _store(town, f"file://{town.base}/store")
     assert trouble["what"] == f"the store {town.base}/store is not there"
-    assert "persist init --store" in trouble["next"]
+    assert _typed(town, "init", "--store") in trouble["next"]
 
 
 def test_a_store_that_was_never_made_needs_attention(town: Town) -> None:
@@ -277,7 +408,7 @@ def test_what_was_never_synced_needs_attention_until_it_is(town: Town) -> None:
     assert town.persist("init", "--store").status == 0
     town.persist("restore")
     assert _json(town, 3)["troubles"] == [
-        {"level": 3, "what": "never synced from this machine", "next": "persist sync ada"}
+        {"level": 3, "what": "never synced from this machine", "next": _typed(town, "sync", "ada")}
     ]
     assert town.persist("sync", "ada").status == 0
     agent = _json(town, 0)

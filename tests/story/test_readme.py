@@ -24,7 +24,7 @@ from town import process
 def story():
     os.environ["PATH"] = f"{CHECKOUT}/.venv/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     os.environ["HOME"] = "/josh"
-    for name in ("/josh", "/backup", "/images"):
+    for name in ("/josh", "/images"):
         Path(name).mkdir()
     os.chdir(CHECKOUT)
     with open("/images/disk", "wb") as disk:
