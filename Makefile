@@ -25,8 +25,8 @@ check: setup ## style, types, layers, shell
 unit: setup ## the tests that need no root
 	$(BIN)/pytest -q -n $(WORKERS) -m "not root"
 
-prove: setup check ## every test with ten times the samples, and the benchmarks; writes docs/proof.md (root)
-	@$(BIN)/python tools/prove.py
+prove: setup check ## every test with ten times the samples, and the benchmarks; writes docs/proof.md (root, over an hour)
+	@$(BIN)/python tools/prove.py $(PARTS)
 
 bench: setup ## sync, restore and the hook beside their peers (root)
 	@$(BIN)/python -m bench

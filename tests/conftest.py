@@ -1,6 +1,7 @@
 """What every suite shares. Real filesystems, real uids: `make test` runs as root and says so when it does not."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "root" in item.keywords and os.geteuid() != 0:
             item.add_marker(pytest.mark.usefixtures("needs_root"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests count (record_property), added up over all of them."""
+    sums: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties if report.when == "call" else ():
+            sums[name] += int(value)
+    for name, value in sums.items():
+        terminalreporter.write_line(f"counted: {value} {name}")
 
 
 @pytest.fixture

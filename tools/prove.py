@@ -1,8 +1,13 @@
-"""The full numbers: every test with ten times the samples, then the benchmarks; the result goes to docs/proof.md."""
+"""The full numbers: every test with ten times the samples, then the benchmarks; the result goes to docs/proof.md.
+
+It takes more than an hour, so it goes by parts, each with the commit that it was run on: all of them, or those named as
+arguments. A part that fails leaves the page as it was.
+"""
 
 import datetime
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,51 +15,78 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parent.parent
 SCALE = os.environ.get("NUKETOWN_SCALE", "10")
 SEED = os.environ.get("NUKETOWN_SEED", "4")
-PAGE = """# Proof
+PAGE = CHECKOUT / "docs/proof.md"
+HEAD = """# Proof
 
-The last full run, by `make prove` on {date}: kernel {kernel}, {progs}, Python {python}, {cores} cores.
-
-    NUKETOWN_SCALE={scale} NUKETOWN_SEED={seed}
-{tests}
-
-`NUKETOWN_SCALE` multiplies the seeded samples of every `make test`: property examples, kills of the hook and of a
-sync, interrupted demos. The kills at every single step run whole in both.
-
-## Benchmarks (`make bench`)
-{bench}
+The last full run, by `make prove`; `make prove PARTS=boots` runs one part anew. `NUKETOWN_SCALE` multiplies the seeded
+samples of every `make test`: property examples, kills of the hook, of a sync and of a tidy, crash states, scenarios,
+interrupted demos, real boots. The kills at every single step run whole in both.
 """
+PYTEST = ("-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-o", "timeout=2400")
+PARTS = {
+    "rollback": (
+        "The rollback: scenarios, crash replay, kills",
+        (*PYTEST, "-k", "rollback or tidy or ballast or full_boots or replay"),
+    ),
+    "boots": ("Real boots", (*PYTEST, "tests/boot")),
+    "others": (
+        "All other tests",
+        (*PYTEST, "--ignore", "tests/boot", "-k", "not (rollback or tidy or ballast or full_boots or replay)"),
+    ),
+    "bench": ("Benchmarks (`make bench`)", ("-m", "bench")),
+}
 
 
-def _run(argv: list[str]) -> str:
+def _run(words: tuple[str, ...]) -> list[str]:
     env = os.environ | {"NUKETOWN_SCALE": SCALE, "NUKETOWN_SEED": SEED}
-    done = subprocess.run(argv, cwd=CHECKOUT, env=env, stdout=subprocess.PIPE, text=True, check=False)
-    print(done.stdout, flush=True)
-    if done.returncode:
+    argv = [sys.executable, *words]
+    with subprocess.Popen(argv, cwd=CHECKOUT, env=env, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        lines = []
+        for line in running.stdout:
+            print(line, end="", flush=True)
+            lines.append(line.rstrip("\n"))
+    if running.returncode:
         sys.exit(f"prove: error: {' '.join(argv)} failed; docs/proof.md is as it was")
-    return done.stdout
+    return lines
 
 
-def _indented(lines: list[str]) -> str:
-    return "\n".join(f"    {line}" for line in lines)
+def _section(name: str) -> str:
+    title, words = PARTS[name]
+    lines = _run(words)
+    if "pytest" in words:
+        lines = [line for line in lines if re.search(r"\d passed|^SKIPPED|^counted:", line)]
+    body = "\n".join(f"    {line}".rstrip() for line in lines)
+    return f"## {title}\n{_when()}\n\n{body}\n"
+
+
+def _when() -> str:
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    progs = subprocess.run(["btrfs", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    return (
+        f"{datetime.datetime.now(datetime.UTC).date()}, commit {commit.stdout.strip() or 'unknown'}, kernel "
+        f"{platform.release().split('-')[0]}, {progs}, Python {platform.python_version()}, {os.cpu_count()} cores, "
+        f"NUKETOWN_SCALE={SCALE} NUKETOWN_SEED={SEED}."
+    )
+
+
+def _kept() -> dict[str, str]:
+    """The sections of the page as it is, by part."""
+    text = PAGE.read_text() if PAGE.exists() else ""
+    found = {section.partition("\n")[0]: f"## {section.rstrip()}\n" for section in text.split("\n## ")[1:]}
+    return {name: found[title] for name, (title, _) in PARTS.items() if title in found}
 
 
 def main() -> None:
-    """Run everything; write the page only when all of it held."""
-    pytest = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-o", "timeout=1200"]
-    tests = _run(pytest).splitlines()
-    bench = _run([sys.executable, "-m", "bench"]).splitlines()
-    page = PAGE.format(
-        date=datetime.datetime.now(datetime.UTC).date(),
-        kernel=platform.release().split("-")[0],
-        progs=subprocess.run(["btrfs", "--version"], capture_output=True, text=True, check=True).stdout.strip(),
-        python=platform.python_version(),
-        cores=os.cpu_count(),
-        scale=SCALE,
-        seed=SEED,
-        tests=_indented([line for line in tests if " passed" in line or line.startswith("SKIPPED")]),
-        bench=_indented(bench),
-    )
-    (CHECKOUT / "docs/proof.md").write_text(page)
+    """Run the parts; write each into the page when all of it held."""
+    wanted = sys.argv[1:] or list(PARTS)
+    if unknown := [name for name in wanted if name not in PARTS]:
+        sys.exit(f"prove: error: no part is called {unknown[0]}; there are: {', '.join(PARTS)}")
+    for name in wanted:
+        sections = _kept() | {name: _section(name)}
+        PAGE.write_text("\n".join([HEAD, *(sections[part] for part in PARTS if part in sections)]))
 
 
 if __name__ == "__main__":

@@ -23,11 +23,16 @@ def kind(purpose: str) -> initrd.Kind:
 
 
 def cases(of: initrd.Kind) -> list[tuple[guest.Crypt, tuple[str, str]]]:
-    """Disk and cut of each round: one in a small run (the other makers get the other disk), all cuts in a full one."""
+    """Disk and cut of each round: one in a small run (the other maker gets the other disk), both disks in a full one.
+
+    NUKETOWN_SCALE=20 makes every cut, on the two disks in turn.
+    """
     crypts = CRYPTS if chance("crypt").random() < 0.5 else CRYPTS[::-1]
     cuts = chance(of).sample(story.CUTS, len(story.CUTS))
     if scale.SCALE < 10:
         return [(crypts[initrd.KINDS.index(of)], cuts[0])]
+    if scale.SCALE < 20:
+        return list(zip(CRYPTS, cuts, strict=False))
     return [(CRYPTS[number % 2], cut) for number, cut in enumerate(cuts)]
 
 

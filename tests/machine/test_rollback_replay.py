@@ -20,6 +20,7 @@ from tests.scale import SCALE, SEED, times
 from town import btrfs, files, kernel, process
 
 pytestmark = pytest.mark.root
+Count = Callable[[str, object], None]  # pytest's record_property: the run's last words add them up
 
 WHOLE = SCALE >= 10  # `make prove`: every prefix of every recording
 _COIN = random.Random(SEED)
@@ -58,7 +59,7 @@ def _recorded(memory: Path, *, commits: bool = False) -> crash.Rollback:
 
 @pytest.mark.parametrize(("start", "commits"), CASES)
 def test_every_crash_of_a_rollback_is_finished_by_the_next_run(
-    memory: Path, tmp_path: Path, start: starts.Start, commits: bool
+    memory: Path, tmp_path: Path, start: starts.Start, commits: bool, record_property: Count
 ) -> None:
     starts.make(memory / "disk.img", start)
     rolled = _recorded(memory, commits=commits)
@@ -66,10 +67,13 @@ def test_every_crash_of_a_rollback_is_finished_by_the_next_run(
     dice = random.Random(f"{SEED} {name}")
     chosen = states.sample(rolled.recording.log, dice, max(4, times(2)), every_prefix=WHOLE)
     assert len(chosen) >= (24 if WHOLE else 5) or start is starts.fresh  # that one writes nothing: one state
+    record_property("crash states", len(chosen))
     _replayed(rolled, name, chosen, tmp_path / "recording")
 
 
-def test_every_crash_on_a_full_filesystem_is_finished_by_the_next_run(memory: Path, tmp_path: Path) -> None:
+def test_every_crash_on_a_full_filesystem_is_finished_by_the_next_run(
+    memory: Path, tmp_path: Path, record_property: Count
+) -> None:
     """The ballast is destroyed for room; no home is, wherever that is cut off: it was not all cleaned up by then."""
     starts.make_full(memory / "disk.img")
     rolled = _recorded(memory)
@@ -77,6 +81,7 @@ def test_every_crash_on_a_full_filesystem_is_finished_by_the_next_run(memory: Pa
     gone = next(state for state in states.commits(rolled.recording.log) if look.BALLAST not in rolled.shows(state))
     more = states.commits(rolled.recording.log) if WHOLE else []
     chosen = dict.fromkeys([gone, *more, *states.sample(rolled.recording.log, random.Random(SEED), times(2))])
+    record_property("crash states", len(chosen))
     _replayed(rolled, "full", chosen, tmp_path / "recording")
 
 
@@ -90,7 +95,7 @@ def test_with_each_step_committed_a_rollback_has_more_crashes(memory: Path) -> N
 
 
 def test_every_crash_of_a_tidy_is_finished_by_the_next_rollback_and_tidy(
-    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Count
 ) -> None:
     """Old homes with nested subvolumes, read-only ones among them, are pruned, and the ballast is made anew."""
     monkeypatch.setattr(ballast, "SIZE", 1 << 20)
@@ -99,7 +104,9 @@ def test_every_crash_of_a_tidy_is_finished_by_the_next_rollback_and_tidy(
     assert tidied.recording.is_whole(memory / "whole.img")
     assert (len(tidied.before.old), len(tidied.after.old)) == (4, 1)
     more = states.commits(tidied.recording.log) if WHOLE else []
-    for state in dict.fromkeys([*more, *states.sample(tidied.recording.log, random.Random(SEED), times(3))]):
+    chosen = dict.fromkeys([*more, *states.sample(tidied.recording.log, random.Random(SEED), times(3))])
+    record_property("crash states", len(chosen))
+    for state in chosen:
         if problems := tidied.problems(state):
             again = crash.keep(tidied.recording, state, tmp_path / "recording")
             pytest.fail("\n".join([f"tidy, NUKETOWN_SEED={SEED}: state {state}", *problems, again]))
