@@ -1,20 +1,25 @@
 """A machine of our own inside this one: private mounts, processes, network and host name, and a root of its own.
 
 Nothing in it can outlive it: the kernel takes every mount, loop device and process away when its first process ends,
-however it ends. What the real machine has is seen read-only; /agents, /persist, /etc, /run and /tmp are the demo's.
+however it ends. What the real machine has is seen read-only; /etc, /usr, /run, /tmp and what a town has are the demo's,
+and what a town of the real machine left in them is not seen.
 """
 
 import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from demo import forgotten
 from town import kernel, process
 
 FRESH = {"tmp": "1777", "run": "0755", "var/tmp": "1777", "dev/shm": "1777"}  # the demo's own, empty, with this mode
-LEFT_OUT = {"agents", "persist", "proc", "etc", "tmp", "run", "lost+found"}
+# What a town of this machine may have at its root, and what the demo, the benchmarks and the README's test make there.
+_TOWN = {"agents", "persist", "backup", "josh", "vega", "images", "look", "town", "second", "mnt-top", "mnt-readme"}
+LEFT_OUT = {*_TOWN, ".usr", "proc", "etc", "tmp", "run", "lost+found"}
 WRITABLE = {"dev", "sys"}
 _NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWNET
 
@@ -79,7 +84,9 @@ def _own_root(checkout: Path) -> None:
     kernel.mount("tmpfs", str(root), "tmpfs", 0, "mode=0755")
     for name in sorted(set(os.listdir("/")) - LEFT_OUT):
         _show(name, root)
+    _own_usr(root)
     process.run(["cp", "-a", "/etc", str(root)])
+    forgotten.forget(root, _TOWN)
     (root / "proc").mkdir()
     kernel.mount("proc", str(root / "proc"), "proc", 0)
     for name, mode in FRESH.items():
@@ -104,6 +111,17 @@ def _show(name: str, root: Path) -> None:
         fd = os.open(source, os.O_PATH)
         _bind(fd, target, read_only=name not in WRITABLE)
         os.close(fd)
+
+
+def _own_usr(root: Path) -> None:
+    """A /usr that can be written, in memory: `persist install` puts glue there. Without overlayfs it stays as it is."""
+    above = root / ".usr"
+    (above / "upper").mkdir(parents=True, mode=0o755)
+    (above / "work").mkdir()
+    data = f"lowerdir=/usr,upperdir={above}/upper,workdir={above}/work"
+    with suppress(OSError):  # a kernel without overlayfs
+        kernel.mount("overlay", str(root / "usr"), "overlay", 0, data)
+        forgotten.forget_glue(root)
 
 
 def _bind(source: int, target: Path, *, read_only: bool = True) -> None:

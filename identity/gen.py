@@ -79,7 +79,7 @@ def command(arguments: argparse.Namespace) -> int:
     if not writes and not more:
         print("nothing to do")
     for hint in hints:
-        say(f"identity: hint: {hint}")
+        cli.advise("identity", hint)
     return DONE
 
 
@@ -105,7 +105,7 @@ def _dry_run(spec: Spec, agents: tuple[Agent, ...], where: Places, now: datetime
     if not writes:
         print("nothing to do")
     for hint in hints:
-        say(f"identity: hint: {hint}")
+        cli.advise("identity", hint)
     return DONE
 
 

@@ -23,7 +23,7 @@ from identity.plan import KeyMismatch
 from identity.teller import Teller
 from identity.tenant import HomeFile, Keyring
 from identity.vault import Vault
-from town import cli, machine, sops
+from town import again, cli, machine, sops, trust
 from town import spec as specs
 from town.failure import Failure
 from town.spec import Agent, Spec
@@ -57,7 +57,9 @@ def command(arguments: argparse.Namespace) -> int:
     spec = specs.load(cli.spec_file(arguments))
     agents = tuple(dict.fromkeys(map(spec.agent, arguments.agents))) or spec.agents
     if os.geteuid() != 0:
-        raise NotRoot("install works in homes as their agents, so it needs root", hint="sudo identity install")
+        what = "install works in homes as their agents, so it needs root"
+        raise NotRoot(what, hint=again.as_root("identity", "install"))
+    trust.refuse(spec)
     gen.no_core_dump()
     where = places.places(spec, None if arguments.out is None else Path(arguments.out))
     lock = gen.read_lock(where)

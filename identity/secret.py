@@ -11,7 +11,7 @@ from town import cli
 from town import spec as specs
 from town.failure import DONE, WrongUsage
 from town.spec import Agent
-from town.terminal import say, shown
+from town.terminal import shown
 
 _LIMIT = 1 << 20  # bytes
 
@@ -34,7 +34,7 @@ def command(arguments: argparse.Namespace) -> int:
             journal.commit(where, [write])
     print(shown(vault.name) if write.changes else "nothing to do")
     if not vault.proven:
-        say(f"identity: hint: {gen.unproven(vault)}")
+        cli.advise("identity", gen.unproven(vault))
     return DONE
 
 

@@ -57,8 +57,11 @@ def glue(kind: Kind) -> tuple[Placed, ...]:
 
 
 def maker(kind: Kind) -> str:
-    """The program whose presence on a machine means that its initrds are of this kind."""
-    return {"dracut": "dracut", "initramfs-tools": "mkinitramfs"}[kind]
+    """The program whose presence on a machine means that its initrds are of this kind.
+
+    Not mkinitramfs: initramfs-tools-core, which Debian leaves there beside dracut, has it and calls it for no kernel.
+    """
+    return {"dracut": "dracut", "initramfs-tools": "update-initramfs"}[kind]
 
 
 def rebuild(kind: Kind) -> tuple[str, ...]:

@@ -2,12 +2,12 @@
 
 import argparse
 import os
-import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from persist import device, fstab, ground
-from town import accounts, cli, files, machine
+from persist import device, elsewhere, fstab, ground
+from town import accounts, btrfs, cli, files, machine, trust
 from town.failure import ATTENTION, DONE, BadSpec, Failure, Problem, Unsafe
 from town.spec import Agent, Persist, Spec, load
 from town.terminal import say, shell_word, shown
@@ -25,6 +25,7 @@ def command(arguments: argparse.Namespace) -> int:
         spec = load(file)
         if arguments.machine:
             machine.refuse_conflicts(spec)
+            _refuse_elsewhere(spec)
     except BadSpec as bad:
         if arguments.json:
             cli.put_json({"ok": False, "problems": _plain(bad.problems), "warnings": []})
@@ -90,28 +91,10 @@ def _entry(entry: Persist) -> str:
 
 
 def _file(spec: Spec) -> Iterator[Problem]:
-    """Who besides root and the person could change the spec: whoever does is root at the next boot."""
-    file = Path(os.path.realpath(spec.file))
-    for path in (file, *file.parents):
-        if reason := _changeable(spec, path):
-            cure = f"chown and chmod it: root or the human owns it, and nobody else writes {shown(str(path))}"
-            yield Problem("", f"{shown(str(path))} {reason}", cure)
-
-
-def _changeable(spec: Spec, path: Path) -> str:
-    """Why an agent could change what a path holds; empty when none can, or when it is gone."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ""
-    # In a sticky directory only its owner, and the owner of an entry, can replace the entry.
-    sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
-    for agent in spec.agents:
-        if found.st_uid == agent.uid:
-            return f"belongs to the agent {agent.name}"
-        if found.st_gid == agent.gid and found.st_mode & stat.S_IWGRP and not sticky:
-            return f"can be written by the group of the agent {agent.name}"
-    return "can be written by everybody" if found.st_mode & stat.S_IWOTH and not sticky else ""
+    """What `trust.refuse` would refuse: verbs that act as root do."""
+    for path, reason in trust.doubts(spec):
+        cure = f"chown and chmod it: root or the human owns it, and nobody else writes {shown(str(path))}"
+        yield Problem("", f"{shown(str(path))} {reason}", cure)
 
 
 def _machine(spec: Spec) -> Iterator[Problem]:
@@ -131,8 +114,8 @@ def _directories(spec: Spec) -> Iterator[Problem]:
         named = shown(str(path))
         if not _is_dir(path):
             yield Problem(f"town.{key}", f"{named} is not there", f"mount it or make it: mkdir -m 0755 {named}")
-        for above in (path, *path.parents):
-            if reason := _changeable(spec, above) or (_not_roots(path) if above == path else ""):
+        for above in reversed(trust.way(path)):
+            if reason := trust.changeable(spec, above) or (_not_roots(path) if above == path else ""):
                 yield Problem(f"town.{key}", f"{shown(str(above))} {reason}", "chown it to root, mode 0755 or less")
     yield from _kept(spec)
     yield from _btrfs(spec)
@@ -169,6 +152,13 @@ def _kept(spec: Spec) -> Iterator[Problem]:
     elif reason := _not_roots(path):
         cure = f"chown root:root {shell_word(str(path))} && chmod go-w {shell_word(str(path))}, after a look"
         yield Problem("town.persist_dir", f"{shown(str(path))} {reason}", cure)
+
+
+def _refuse_elsewhere(spec: Spec) -> None:
+    """Raises BadSpec when the spec names what is mounted elsewhere. Only root can ask."""
+    if os.geteuid() == 0:
+        with suppress(device.DeviceAmbiguous, btrfs.BtrfsFailed):  # a warning of `_btrfs`, or of the next rollback
+            elsewhere.refuse(spec)
 
 
 def _btrfs(spec: Spec) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from persist import device, ground, proof, rollback
-from town import btrfs, cli, files
+from town import btrfs, cli, files, trust
 from town.failure import DONE, Failure, Unsafe
 from town.spec import Btrfs, Spec
 from town.terminal import shown
@@ -26,6 +26,10 @@ class NotBlank(Failure):
     """@agents is the subvolume that the proof names, and is not blank any more. Trying again does not help."""
 
 
+class Confirmed(Failure):
+    """The proof was taken before, and its homes are in use: nothing is wrong and nothing is left to take."""
+
+
 class CheckFailed(Failure):
     """The check itself could not be done; the kernel's word is in the message."""
 
@@ -33,8 +37,10 @@ class CheckFailed(Failure):
 def check(town: Spec, *, dry_run: bool = False) -> int:
     """Confirm and say so on standard output; with `dry_run` nothing is used up and nothing is left in /run."""
     ground.require_root("rollback --confirm", "it reads the top level of the homes' filesystem")
+    trust.refuse(town)
     names = rollback.names_of(town)
     if dry_run:
+        _refuse_confirmed(town)
         found, _, _ = _checked(town, names)
     else:
         found = confirm(town, names)
@@ -45,14 +51,14 @@ def check(town: Spec, *, dry_run: bool = False) -> int:
 def confirm(town: Spec, names: Btrfs) -> btrfs.Subvolume:
     """Hold proof and filesystem against each other and use the proof up.
 
-    Raises rollback.Running, or, with the reason left in rollback.failed: proof.Unproven, Used, NotBlank, CheckFailed,
-    or what `device.resolve` and `btrfs.top_level` raise.
+    Raises rollback.Running or Confirmed, or, with the reason left in rollback.failed: proof.Unproven, Used, NotBlank,
+    CheckFailed, or what `device.resolve` and `btrfs.top_level` raise.
     """
     try:
         with rollback.alone():
             return _confirmed(town, names)
-    except rollback.Running:
-        raise  # its result is the one that counts
+    except (rollback.Running, Confirmed):
+        raise  # the result that was, or will be, is the one that counts
     except OSError as error:
         raise _recorded(CheckFailed(f"the rollback cannot be checked: {cli.unexpected(error)}")) from error
     except Failure as failure:
@@ -60,6 +66,7 @@ def confirm(town: Spec, names: Btrfs) -> btrfs.Subvolume:
 
 
 def _confirmed(town: Spec, names: Btrfs) -> btrfs.Subvolume:
+    _refuse_confirmed(town)
     with suppress(FileNotFoundError):
         os.unlink(_run(DEVICE))
     found, source, bare = _checked(town, names)
@@ -69,6 +76,25 @@ def _confirmed(town: Spec, names: Btrfs) -> btrfs.Subvolume:
     with suppress(FileNotFoundError):
         os.unlink(_run("rollback.failed"))
     return found
+
+
+def _refuse_confirmed(town: Spec) -> None:
+    """Raises Confirmed when a person asks again for what this start has and uses.
+
+    Never when systemd starts the check: then it is another start (a soft-reboot), whatever an agent kept mounted.
+    """
+    left = proof.read()
+    if _is_a_start() or not left.used or proof.doubt(town, left) is not None or not proof.is_taken(left):
+        return
+    where = shown(str(town.town.agents_dir))
+    raise Confirmed(
+        f"the proof of the rollback was confirmed already, and its homes are in use at {where}",
+        hint="nothing to do: persist status shows how they are",
+    )
+
+
+def _is_a_start() -> bool:
+    return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())  # systemd.exec(5)
 
 
 def _recorded(failure: Failure) -> Failure:
@@ -85,7 +111,7 @@ def _make_ballast(source: str, names: Btrfs) -> None:
     try:
         with btrfs.top_level(source) as top:
             ballast.make(top, names, tight=True)
-    except btrfs.BtrfsFailed as failure:  # the boot goes on: it is the next one that may lack room
+    except Failure as failure:  # the boot goes on: it is the next one that may lack room
         cli.warn("persist", failure.what, failure.hint)
 
 
@@ -130,7 +156,7 @@ def _blank(top: int, name: str, town: Spec) -> btrfs.Subvolume:
 
 def _use_up(found: btrfs.Subvolume, source: str) -> None:
     # The mark before the link: cut off in between, nothing can be mounted.
-    text = f"boot_id={proof.boot_id()}\nuuid={found.uuid}\n".encode()
+    text = proof.taken(str(found.uuid)).encode()
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with files.opened(os.open(_run("rollback.used"), flags, 0o600)) as fd:
         files.write_all(fd, text)

@@ -17,6 +17,7 @@ from town.spec import Spec
 from town.terminal import shell_word, shown
 
 _PAUSE = 0.25  # seconds between two looks for a device
+_BLOCK = Path("/sys/dev/block")  # MAJOR:MINOR/slaves/NAME/dev: sysfs-block in the kernel's Documentation/ABI
 _NOTHING_FOUND = 2  # blkid(8): no device has the tag
 
 
@@ -113,18 +114,57 @@ def _by_tag(tag: str) -> str:
     devices = [os.fsdecode(line) for line in found.out.splitlines()]
     if found.status == _NOTHING_FOUND or not devices:
         raise DeviceMissing(f"no filesystem on this machine has {shown(tag)}", hint=_LOOK)
-    if len(devices) > 1 and len({_uuid(device) for device in devices}) > 1:
-        named = ", ".join(map(shown, devices))
+    return _only(tag, devices)
+
+
+def _only(tag: str, devices: list[str]) -> str:
+    """One of the devices of one filesystem. Raises DeviceAmbiguous when they are more than that.
+
+    Each device of a btrfs has a UUID of its own (UUID_SUB) besides the filesystem's; a copy of a whole disk has both.
+    """
+    apart = devices if len(devices) == 1 else _uppermost(devices)
+    if len(apart) == 1:
+        return apart[0]
+    filesystems = {_tagged(device, "UUID") for device in apart}
+    named = ", ".join(map(shown, apart))
+    if len(filesystems) > 1:
         raise DeviceAmbiguous(
             f"{shown(tag)} is the name of more than one filesystem: {named}",
             hint="name it by UUID in [town.btrfs] device; blkid shows the UUIDs",
         )
-    return devices[0]
+    if len({_tagged(device, "UUID_SUB") for device in apart}) < len(apart):
+        raise DeviceAmbiguous(
+            f"{shown(tag)} is the name of a filesystem and of a copy of it, with one UUID for both: {named}",
+            hint="detach the copy; or, while it is not mounted, give it a UUID of its own: btrfstune -u DEVICE",
+        )
+    return apart[0]
 
 
-def _uuid(device: str) -> bytes:
-    """The filesystem's UUID; the devices of one btrfs share it."""
-    return process.run(["blkid", "-p", "-s", "UUID", "-o", "value", device]).out.strip()
+def _uppermost(devices: list[str]) -> list[str]:
+    """Without those that another one is made of: the paths below a multipath device, or what a mapping lies on."""
+    below = {number for device in devices for number in _made_of(_number(device))}
+    return [device for device in devices if _number(device) not in below]
+
+
+def _made_of(device: str) -> Iterator[str]:
+    """The major:minor of every block device below this one, however deep."""
+    try:
+        slaves = list((_BLOCK / device / "slaves").iterdir())
+    except FileNotFoundError:  # a partition has no such directory
+        return
+    for slave in slaves:
+        number = (slave / "dev").read_text().strip()
+        yield number
+        yield from _made_of(number)
+
+
+def _number(device: str) -> str:
+    found = os.stat(device).st_rdev
+    return f"{os.major(found)}:{os.minor(found)}"
+
+
+def _tagged(device: str, tag: str) -> bytes:
+    return process.run(["blkid", "-p", "-s", tag, "-o", "value", device]).out.strip()
 
 
 _LOOK = "lsblk -f shows what is there; correct device under [town.btrfs], or unlock and attach the disk"

@@ -14,8 +14,9 @@ _HARMLESS = frozenset({"nofail", "noauto"})
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line that mounts something at a path; `number` from 1."""
+    """One line that mounts something at a path; `table` is the file that it stands in, `number` counts from 1."""
 
+    table: Path
     number: int
     source: str
     options: frozenset[str]
@@ -26,7 +27,7 @@ class Line:
         return not self.options & _HARMLESS
 
     def __str__(self) -> str:
-        return f"{FSTAB} line {self.number} mounts {shown(self.source)}"
+        return f"{shown(str(self.table))} line {self.number} mounts {shown(self.source)}"
 
 
 def lines(target: Path, table: Path = FSTAB) -> list[Line]:
@@ -37,14 +38,16 @@ def lines(target: Path, table: Path = FSTAB) -> list[Line]:
         if isinstance(error.__cause__, FileNotFoundError):
             return []
         raise
-    return [found for number, line in enumerate(text.split("\n"), 1) if (found := _at(line, number, str(target)))]
+    return [
+        found for number, line in enumerate(text.split("\n"), 1) if (found := _at(table, line, number, str(target)))
+    ]
 
 
-def _at(line: str, number: int, target: str) -> Line | None:
+def _at(table: Path, line: str, number: int, target: str) -> Line | None:
     fields = [_plain(field) for field in re.split(r"[ \t]+", line.strip(" \t"))]
     if line.lstrip(" \t").startswith("#") or len(fields) < 2 or _normal(fields[1]) != target:
         return None
-    return Line(number, fields[0], frozenset(fields[3].split(",")) if len(fields) > 3 else frozenset())
+    return Line(table, number, fields[0], frozenset(fields[3].split(",")) if len(fields) > 3 else frozenset())
 
 
 def _normal(path: str) -> str:

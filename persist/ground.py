@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from town import btrfs, files, mounts
+from town import again, btrfs, files, mounts
 from town.failure import Failure, Unsafe
 from town.spec import Spec
 from town.terminal import shell_word, shown
@@ -65,7 +65,7 @@ def agents_dir(spec: Spec) -> Iterator[int]:
 def require_root(verb: str, why: str = "it looks into homes of other users") -> None:
     """Raises NotRoot: better one sentence now than a permission error in the middle."""
     if os.geteuid() != 0:
-        raise NotRoot(f"persist {verb} needs root: {why}", hint=f"sudo persist {verb}")
+        raise NotRoot(f"persist {verb} needs root: {why}", hint=again.as_root("persist", verb))
 
 
 def wrong_owner(path: Path, found: int, expected: int) -> WrongOwner:
@@ -122,13 +122,28 @@ def is_mount_point(fd: int, path: Path) -> bool:
     return mounts.of(fd).target == os.fsencode(os.path.realpath(path))
 
 
-def mounting(spec: Spec) -> str:
-    """The command that mounts the subvolume of [town.btrfs] at agents_dir: through the unit where there is one."""
-    assert spec.town.btrfs is not None
-    if os.path.exists(UNITS / "nuketown-rollback.service"):
-        from town import unitname
+def mounting(spec: Spec, *, afresh: bool = False) -> str:
+    """The command that mounts the subvolume of [town.btrfs] at agents_dir: through the unit where there is one.
 
-        return f"systemctl start {shell_word(unitname.mount(spec.town.agents_dir))}"
+    `afresh`: after a rollback, whose proof the check has to take first; it may still be active from an earlier one.
+    """
+    assert spec.town.btrfs is not None
+    if unit := _mount_unit(spec.town.agents_dir):
+        taken = os.path.lexists("/run/nuketown/device") and not afresh
+        ours = os.path.exists(UNITS / "nuketown-rollback.service")
+        check = "" if taken or not ours else "systemctl restart nuketown-rollback.service && "
+        return f"{check}systemctl start {shell_word(unit)}"
     options = shell_word(f"subvol={spec.town.btrfs.subvolume},nosuid,nodev,noatime")
     device, path = shell_word(spec.town.btrfs.device), shell_word(os.fspath(spec.town.agents_dir))
     return f"mount -t btrfs -o {options} {device} {path}"
+
+
+def _mount_unit(path: Path) -> str:
+    """The unit of this machine that mounts something at `path`; empty when there is none of that very name."""
+    from town import unitname
+
+    try:
+        name = unitname.mount(path)
+    except unitname.NameTooLong:
+        return ""
+    return name if os.path.exists(UNITS / name) else ""

@@ -47,21 +47,38 @@ def command(arguments: argparse.Namespace) -> int:
     else:
         with device.top(town) as top:
             found = [old for old in kept(town, top) if named is None or old.agent in named]
+            others = 0 if found else _entries(town, top)
         if not found:
             whose = "" if named is None else f" of {', '.join(arguments.agents)}"
-            say(f"no old homes{whose}: a rollback sets them aside")
+            say(f"no old homes{whose}: {_why(others, town, 'of these agents' if whose else '')}")
     cli.put_json({"homes": list(map(_json, found))}) if arguments.json else _put_text(found)
     return DONE
+
+
+def _why(others: int, town: Spec, whose: str) -> str:
+    """Why there is nothing to list: nothing was set aside, or what was holds no home."""
+    assert town.town.btrfs is not None
+    if others == 0:
+        return "a rollback sets them aside"
+    entries = "1 entry" if others == 1 else f"{others:,} entries"
+    return f"{entries} of {shown(town.town.btrfs.old)} hold{'s' if others == 1 else ''} no home {whose}".rstrip()
 
 
 def kept(town: Spec, top: int) -> list[Old]:
     """Every home under @agents-old, by agent and then oldest first. `top` is the open top level."""
     with directory(town, top) as old:
-        if old is None:
-            return []
-        whole = (key for key in files.names(old) if not key.startswith(places.DELETING))
-        found = [home for key in whole for home in _of_key(old, key)]
+        found = [] if old is None else [home for key in _keys(old) for home in _of_key(old, key)]
     return sorted(found, key=lambda home: (home.agent, home.key))
+
+
+def _keys(old: int) -> list[bytes]:
+    """What was set aside and is not being deleted: an entry for each rollback."""
+    return [key for key in files.names(old) if not key.startswith(places.DELETING)]
+
+
+def _entries(town: Spec, top: int) -> int:
+    with directory(town, top) as old:
+        return 0 if old is None else len(_keys(old))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from importlib import import_module
 from persist import layout, rollback
 from persist.ground import require_root
 from persist.layout import Action, Plan
-from town import cli, spec
+from town import cli, spec, trust
 from town.failure import DONE, WrongUsage
 from town.spec import Spec
 from town.terminal import say
@@ -25,6 +25,7 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.store:
         return _make_store(town, arguments)
     require_root("init", "subvolumes and directories of root's are made")
+    trust.refuse(town)
     try:
         return prepare(town, dry_run=arguments.dry_run, adopt=arguments.adopt, as_json=arguments.json)
     except layout.NotAsItShouldBe as failure:
@@ -37,11 +38,17 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def _make_store(town: Spec, arguments: argparse.Namespace) -> int:
-    if arguments.adopt or arguments.json:
+    if arguments.adopt:
         raise WrongUsage(
-            "--store goes with neither --adopt nor --json", hint="persist init --adopt first, then persist init --store"
+            "--store does not go with --adopt", hint="persist init --adopt first, then persist init --store"
+        )
+    if arguments.json:
+        raise WrongUsage(
+            "--store does not go with --json: it says what it does in words",
+            hint="leave --json out: persist init --store",
         )
     require_root("init --store", "the store's key and the lock beside the spec are root's")
+    trust.refuse(town)
     status: int = import_module("persist.makestore").make(town, arguments.dry_run)
     return status
 

@@ -1,7 +1,7 @@
 """`persist units`, `install` and `uninstall`: what makes a machine with systemd run nuketown at its boot.
 
 What was installed is recorded in /etc/nuketown/installed.json, so that uninstall undoes exactly that, and a second
-install knows what is its own. docs/formats/disk.md has the names and the format.
+install knows what is its own and what was asked for. docs/formats/disk.md has the names and the format.
 """
 
 import argparse
@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import get_args
 
 import initrd
-from persist import fstab, ground, installed, placing, units
+from persist import elsewhere, fstab, ground, installed, makers, placing, program, units
 from persist.installed import RECORD, Record
 from persist.placing import Action, File, Link, Remove, RemoveFolder, Tree, Write
-from town import cli, process, spec
+from town import cli, process, spec, trust
 from town.failure import DONE, Failure, WrongUsage
 from town.spec import Spec
-from town.terminal import say, shell_word, shown
+from town.terminal import say, shown
 
 UNITS, CONF = "/etc/systemd/system", "/etc/nuketown/rollback.conf"
+THIS = Path("/")  # this machine
 _SYSTEMD = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd")
+_NOTHING = "nothing to do: everything is there and as it should be"
 
 
 class CannotInstall(Failure):
@@ -37,38 +39,50 @@ class BootWouldDepend(Failure):
 def write_units(arguments: argparse.Namespace) -> int:
     """Print the units, or with --write put them into a directory."""
     town = spec.load(cli.spec_file(arguments))
-    root = Path("/")
-    kind = arguments.initrd or _kind_of(root)
-    made = _rendered(town, root, kind, arguments.program)
-    if arguments.write is None:
-        print("\n".join(f"# ---- {unit.name}\n{unit.text}" for unit in made), end="")
-        return DONE
-    ground.require_root("units --write", "the units are root's")
-    folder = os.path.abspath(arguments.write)
-    with placing.tree(root) as there:
+    named = _named(arguments)
+    with placing.tree(THIS) as there:
+        old = installed.read(there)
+        kind = makers.choose(THIS, arguments.initrd, old).kind
+        made = _rendered(town, THIS, kind, _program(THIS, named or (old.program if old else None)))
+        if arguments.write is None:
+            print("\n".join(f"# ---- {unit.name}\n{unit.text}" for unit in made), end="")
+            return DONE
+        ground.require_root("units --write", "the units are root's")
+        trust.refuse(town)
+        folder = os.path.abspath(arguments.write)
         wanted = [File(f"{folder}/{unit.name}", unit.text.encode()) for unit in made]
-        actions = list(placing.plan(there, wanted, (), _marked))
-        _carry_out(there, actions, dry_run=False)
+        _carry_out(there, list(placing.plan(there, wanted, (), _marked)), dry_run=False)
     return DONE
 
 
 def install(arguments: argparse.Namespace) -> int:
     """Units, their links, rollback.conf and what the initrd needs: onto this machine, or below --root."""
     town = spec.load(cli.spec_file(arguments))
+    root, named = _root(arguments), _named(arguments)
     ground.require_root("install", "units and the initrd are root's")
-    root = Path(os.path.realpath(arguments.root))
+    trust.refuse(town)
+    elsewhere.refuse(town, root)
     _refuse_machine(root)
     _refuse_fstab(town, root)
-    kind = arguments.initrd or _kind_of(root)
     with placing.tree(root) as there:
-        _install(town, there, root, kind, arguments)
+        old = installed.read(there)
+        named = named or (old.program if old else None)
+        choice = makers.choose(root, arguments.initrd, old)
+        called = _program(root, named)
+        made = _rendered(town, root, choice.kind, called)
+        _look_at(called, root)
+        _install(there, _wanted(town, choice.kind, made), _links(made), old or Record(), choice.kind, named, arguments)
+    _tell_program(called, root)
+    makers.tell(choice, root)
+    if choice.kind == makers.NONE and old is not None:
+        makers.tell_left(old.initrd, root)
     return DONE
 
 
 def uninstall(arguments: argparse.Namespace) -> int:
     """Remove what `install` put there and nobody changed since."""
+    root = _root(arguments)
     ground.require_root("uninstall", "units and the initrd are root's")
-    root = Path(os.path.realpath(arguments.root))
     with placing.tree(root) as there:
         old = installed.read(there)
         if old is None:
@@ -79,53 +93,82 @@ def uninstall(arguments: argparse.Namespace) -> int:
         _carry_out(there, actions, dry_run=arguments.dry_run)
     if not arguments.dry_run:
         _reload(root)
-        _tell_initrd(old.initrd, "it still rolls back at every boot until the initrd is made anew")
+    makers.tell_left(old.initrd, root)
     return DONE
+
+
+# ---- what was said
+
+
+def _root(arguments: argparse.Namespace) -> Path:
+    root = "/" + os.path.realpath(arguments.root).lstrip("/")
+    if not arguments.root or not os.path.isdir(root):
+        raise WrongUsage(
+            f"--root {shown(arguments.root)}: there is no such directory",
+            hint="name the root directory of a tree that will be a machine; without --root it is this machine",
+        )
+    return Path(root)
+
+
+def _named(arguments: argparse.Namespace) -> str | None:
+    """What --program says. Raises WrongUsage."""
+    named: str | None = arguments.program
+    if named is not None and (wrong := units.wrong_in(named)):
+        raise WrongUsage(
+            f"--program {shown(named)}: {wrong}",
+            hint="name persist by an absolute path that is plain; a link in /usr/local/bin may lead to it",
+        )
+    return named
+
+
+def _program(root: Path, named: str | None) -> str:
+    return named or (units.own_program() if root == THIS else "/usr/bin/persist")
 
 
 # ---- what there is, what there should be
 
 
-def _install(town: Spec, there: Tree, root: Path, kind: str, arguments: argparse.Namespace) -> None:
-    old = installed.read(there) or Record()
-    wanted, links = _wanted(town, root, kind, arguments.program)
+def _install(
+    there: Tree, wanted: list[File], links: list[Link], old: Record, kind: str, named: str | None,
+    arguments: argparse.Namespace,
+) -> None:  # fmt: skip
     actions = list(placing.plan(there, wanted, links, lambda path, data: path in old.files or _marked(path, data)))
     new = Record(
         {file.path: installed.digest(file.data) for file in wanted},
         {link.path: link.target for link in links},
         [*old.folders, *placing.folders(there, actions)],
         kind,
+        named,
     )
     actions += _removals(there, old, new)
-    if not actions and new.data() == old.data():
-        print("nothing to do: everything is there and as it should be")
-        return
-    if not arguments.dry_run:  # both, before the first change: what is cut off can be undone
-        both = Record(old.files | new.files, old.links | new.links, new.folders, kind)
+    same = not actions and new.data() == old.data()
+    if not arguments.dry_run and not same:  # both, before the first change: what is cut off can be undone
+        both = Record(old.files | new.files, old.links | new.links, new.folders, kind, named)
         there.do(Write(File(RECORD, both.data()), None))
     _carry_out(there, actions, dry_run=arguments.dry_run)
-    if not arguments.dry_run:
+    if not arguments.dry_run and not same:
         there.do(Write(File(RECORD, new.data()), None))
-        _reload(root)
-        _tell(kind)
+        _reload(Path(there.name("/")))
 
 
-def _wanted(town: Spec, root: Path, kind: str, program: str | None) -> tuple[list[File], list[Link]]:
-    made = _rendered(town, root, kind, program)
+def _wanted(town: Spec, kind: str, made: tuple[units.Unit, ...]) -> list[File]:
     assert town.town.btrfs is not None
     wanted = [File(f"{UNITS}/{unit.name}", unit.text.encode()) for unit in made]
     wanted.append(File(CONF, units.environment(town.town.btrfs).encode()))
     if kind in get_args(initrd.Kind):
         glue = initrd.glue("dracut" if kind == "dracut" else "initramfs-tools")
         wanted += [File(placed.target, placed.source.read_bytes(), placed.mode) for placed in glue]
-    return wanted, [Link(f"{UNITS}/{link}", f"{UNITS}/{name}") for link, name in units.links(made)]
+    return wanted
 
 
-def _rendered(town: Spec, root: Path, kind: str, program: str | None) -> tuple[units.Unit, ...]:
+def _links(made: tuple[units.Unit, ...]) -> list[Link]:
+    return [Link(f"{UNITS}/{link}", f"{UNITS}/{name}") for link, name in units.links(made)]
+
+
+def _rendered(town: Spec, root: Path, kind: str, called: str) -> tuple[units.Unit, ...]:
     file = Path(os.path.realpath(town.file))
     inside = f"/{file.relative_to(root)}" if file.is_relative_to(root) else str(file)
-    own = "/usr/bin/persist" if root != Path("/") else units.own_program()
-    return units.render(town, program=program or own, file=inside, in_initrd=kind != "none")
+    return units.render(town, program=called, file=inside, in_initrd=kind != makers.NONE)
 
 
 def _removals(there: Tree, old: Record, new: Record) -> Iterator[Action]:
@@ -135,22 +178,22 @@ def _removals(there: Tree, old: Record, new: Record) -> Iterator[Action]:
             if os.path.islink(f"/proc/self/fd/{there.fd}{path}") and there.readlink(path) == target:
                 yield Remove(path)
             else:
-                say(f"persist: note: {shown(path)} stays: it is not the link that was made")
+                say(f"persist: note: {shown(there.name(path))} stays: it is not the link that was made")
     for path, sum_ in old.files.items():
         if path not in new.files and there.entry(path) is not None:
             if installed.digest(there.read(path)) == sum_:
                 yield Remove(path)
             else:
-                say(f"persist: note: {shown(path)} stays: it was changed since it was installed")
+                say(f"persist: note: {shown(there.name(path))} stays: it was changed since it was installed")
 
 
 def _carry_out(there: Tree, actions: list[Action], *, dry_run: bool) -> None:
     for action in actions:
         if not dry_run:
             there.do(action)
-        print(action)
+        print(action.line(there.root))
     if not actions:
-        print("nothing to do: everything is there and as it should be")
+        print(_NOTHING)
 
 
 def _marked(_: str, data: bytes) -> bool:
@@ -162,7 +205,11 @@ def _marked(_: str, data: bytes) -> bool:
 
 def _refuse_machine(root: Path) -> None:
     if (root / "etc/NIXOS").exists():
-        raise CannotInstall("this is NixOS: its units come from its configuration", hint="use the NixOS module")
+        raise CannotInstall(
+            "this is NixOS: its units come from its configuration, and there is no module for it yet",
+            hint="persist units --write DIR writes the units for the configuration; its initrd has to run "
+            f"{initrd.hook()}, as {initrd.unit()} does",
+        )
     if not any(os.path.lexists(f"{root}{path}") for path in _SYSTEMD):
         raise CannotInstall(
             f"there is no systemd in {shown(str(root))}",
@@ -176,36 +223,25 @@ def _refuse_fstab(town: Spec, root: Path) -> None:
         if line.holds_boot:
             raise BootWouldDepend(
                 f"{line} at {shown(str(path))}: a failed rollback would stop this machine's own boot",
-                hint=f"remove line {line.number} of {root / 'etc/fstab'}: the unit does what it did",
+                hint=f"remove line {line.number} of {shown(str(line.table))}: the unit does what it did",
             )
 
 
-def _kind_of(root: Path) -> str:
-    """Which initrds a machine makes: by who is called for a new kernel, else by the program that is there."""
-    kinds = [kind for kind in initrd.KINDS if any((root / place / initrd.maker(kind)).exists() for place in _BIN)]
-    called = [kind for kind in kinds if (root / "etc/kernel/postinst.d" / kind).exists()]
-    found = called if len(called) == 1 else kinds
-    if len(found) > 1:
-        raise WrongUsage("this machine has more than one maker of initrds", hint=f"say --initrd {' or '.join(found)}")
-    return found[0] if found else "none"
+def _look_at(called: str, root: Path) -> None:
+    """A tree's program is looked at where the tree is a machine; here it may be missing still."""
+    if root == THIS:
+        program.refuse(called)
+    elif not os.path.lexists(f"{root}{called}"):
+        say(f"persist: note: {shown(f'{root}{called}')}, which the units call, is not there yet")
 
 
-_BIN = ("usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin", "bin", "sbin")
+def _tell_program(called: str, root: Path) -> None:
+    stays = ""
+    if root == THIS and (place := program.environment(called)) is not None:
+        stays = f": {shown(str(place))}, and a checkout that it lies in, must stay there"
+    say(f"persist: note: the units run {shown(called)} from where it lies{stays}")
 
 
 def _reload(root: Path) -> None:
-    if root == Path("/") and Path("/run/systemd/system").is_dir():
+    if root == THIS and Path("/run/systemd/system").is_dir():
         process.run(["systemctl", "daemon-reload"])
-
-
-def _tell(kind: str) -> None:
-    if kind == "none":
-        say("persist: note: no initrd runs the hook: nuketown-rollback.service rolls back at boot, before the homes")
-    _tell_initrd(kind, "the hook runs from the next boot on, once the initrd is made anew")
-
-
-def _tell_initrd(kind: str, what: str) -> None:
-    if kind != "none":
-        command = initrd.rebuild("dracut" if kind == "dracut" else "initramfs-tools")
-        say(f"persist: note: {what}")
-        say(f"persist: hint: {' '.join(map(shell_word, command))}")

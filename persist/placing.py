@@ -48,10 +48,10 @@ class Write:
     file: File
     old: bytes | None
 
-    def __str__(self) -> str:
+    def line(self, root: str) -> str:
         if self.old is None:
-            return f"write   {shown(self.file.path)}"
-        return "\n".join([f"change  {shown(self.file.path)}", *_difference(self.old, self.file.data)])
+            return f"write   {shown(root + self.file.path)}"
+        return "\n".join([f"change  {shown(root + self.file.path)}", *_difference(self.old, self.file.data)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ class MakeLink:
 
     link: Link
 
-    def __str__(self) -> str:
-        return f"link    {shown(self.link.path)} -> {shown(self.link.target)}"
+    def line(self, root: str) -> str:
+        return f"link    {shown(root + self.link.path)} -> {shown(self.link.target)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ class Remove:
 
     path: str
 
-    def __str__(self) -> str:
-        return f"remove  {shown(self.path)}"
+    def line(self, root: str) -> str:
+        return f"remove  {shown(root + self.path)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,8 @@ class RemoveFolder:
 
     path: str
 
-    def __str__(self) -> str:
-        return f"remove  {shown(self.path)}/ where it is empty"
+    def line(self, root: str) -> str:
+        return f"remove  {shown(root + self.path)}/ where it is empty"
 
 
 Action = Write | MakeLink | Remove | RemoveFolder
@@ -89,9 +89,17 @@ Action = Write | MakeLink | Remove | RemoveFolder
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The root directory of a machine, open; every path is looked up below it and through no symlink."""
+    """The root directory of a machine, open; every path is looked up below it and through no symlink.
+
+    `root` is its own path, without a / at its end: empty for this machine.
+    """
 
     fd: int
+    root: str
+
+    def name(self, path: str) -> str:
+        """What a person calls an absolute path of the machine."""
+        return self.root + path
 
     def entry(self, path: str) -> os.stat_result | None:
         """What stands at an absolute path, links not followed; None when nothing does."""
@@ -107,7 +115,7 @@ class Tree:
             name = PurePosixPath(path).name
             flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
             with files.opened(files.open_beneath(directory, name, flags)) as fd:
-                return files.read_fd(fd, _LIMIT, shown(path))
+                return files.read_fd(fd, _LIMIT, shown(self.name(path)))
 
     def readlink(self, path: str) -> str:
         with self._above(path) as directory:
@@ -155,8 +163,9 @@ class Tree:
 @contextmanager
 def tree(root: Path) -> Iterator[Tree]:
     """The tree of a machine at `root`. Raises files.Unreadable when it is no directory."""
-    with files.opened(files.open_dir(os.path.realpath(root))) as fd:
-        yield Tree(fd)
+    path = os.path.realpath(root)
+    with files.opened(files.open_dir(path)) as fd:
+        yield Tree(fd, path.rstrip("/"))
 
 
 def plan(
@@ -171,7 +180,7 @@ def plan(
         if found is None:
             yield MakeLink(link)
         elif not stat.S_ISLNK(found.st_mode) or not _same(there.readlink(link.path), link.target):
-            raise _not_ours(link.path)
+            raise _not_ours(there.name(link.path))
 
 
 def _same(target: str, wanted: str) -> bool:
@@ -184,13 +193,13 @@ def _for_file(there: Tree, file: File, ours: Callable[[str, bytes], bool]) -> Wr
     if found is None:
         return Write(file, None)
     if not stat.S_ISREG(found.st_mode):
-        raise _not_ours(file.path)
+        raise _not_ours(there.name(file.path))
     data = there.read(file.path)
     facts = (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
     if data == file.data:
         return None if facts == (*_ROOT, file.mode) else Write(file, data)
     if not ours(file.path, data):
-        raise _not_ours(file.path)
+        raise _not_ours(there.name(file.path))
     return Write(file, data)
 
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from persist.ground import mounting, refuse_others
-from town import btrfs, files
+from persist.ground import is_mount_point, mounting, refuse_others
+from town import btrfs, files, mounts
 from town.failure import ATTENTION, BROKEN, Failure, Unsafe
 from town.spec import Spec
 from town.terminal import shell_word, shown
@@ -79,6 +79,9 @@ def doubt(spec: Spec, rollback: Rollback) -> Trouble | None:
     path = spec.town.agents_dir
     try:
         with files.opened(files.open_dir(path)) as fd:
+            if not is_mount_point(fd, path):
+                what = f"{shown(spec.town.btrfs.subvolume)} is not mounted at {shown(str(path))} yet"
+                return Trouble(ATTENTION, what, mounting(spec))
             return doubt_of_homes(spec, rollback, btrfs.info(fd), shown(str(path)))
     except Failure as failure:
         return _misfit(spec, [f"the mounted subvolume cannot be asked for its uuid: {failure.what}"])
@@ -95,7 +98,7 @@ def doubt_of_boot(spec: Spec, rollback: Rollback) -> Trouble | None:
         return Trouble(BROKEN, f"the proof of the rollback cannot be read: {rollback.unread}", again(spec))
     if rollback.proof is None:
         what = f"this boot left no proof in {PROOF} that homes were made blank"
-        return Trouble(ATTENTION, what, f"see that the initrd runs the hook; {again(spec)}")
+        return Trouble(ATTENTION, what, f"{_who_should_have()}; {again(spec)}")
     return _misfit(spec, _misfits_of_boot(spec, rollback.facts))
 
 
@@ -115,16 +118,44 @@ def refuse(trouble: Trouble | None) -> None:
 
 def again(spec: Spec) -> str:
     """The commands that give this boot a blank @agents and its proof."""
-    agents = shell_word(os.fspath(spec.town.agents_dir))
+    path = spec.town.agents_dir
+    mounted = mounts.at(Path(os.path.realpath(path))) is not None
+    first = f"umount -R {shell_word(os.fspath(path))}; " if mounted else ""
     return (
-        f"reboot, or stop the agents, then: umount -R {agents}; persist rollback && {mounting(spec)} && persist restore"
+        f"reboot, or stop the agents, then: {first}persist rollback && {mounting(spec, afresh=True)} && persist restore"
     )
 
 
+def _who_should_have() -> str:
+    """Where the hook runs on this machine, as far as its `persist install` says, and what shows why it did not."""
+    from persist import installed, placing
+
+    try:
+        with placing.tree(Path("/")) as there:
+            record = installed.read(there)
+    except (Failure, OSError):  # whatever it says, a rollback is the cure
+        record = None
+    if record is not None and record.initrd == "none":
+        return "nuketown-rollback.service rolls back here: systemctl status nuketown-rollback.service"
+    return "see that the initrd runs the hook"
+
+
+def taken(uuid: str) -> str:
+    """What is in rollback.used when the proof of the subvolume `uuid` was taken at this boot."""
+    return f"boot_id={boot_id()}\nuuid={uuid}\n"
+
+
+def is_taken(rollback: Rollback) -> bool:
+    """Whether rollback.used is of this boot and of the very subvolume that the proof names."""
+    text, _ = _left(".used")
+    return text is not None and rollback.facts.get("uuid", []) != [] and text == taken(rollback.facts["uuid"][0])
+
+
 def forget() -> None:
-    """Remove the proof: what comes now may end without one. Raises OSError."""
-    with suppress(FileNotFoundError):
-        os.unlink(PROOF)
+    """Remove the proof, and the link to what may be mounted by it: what comes now may end without. Raises OSError."""
+    for path in (PROOF, PROOF.with_name("device")):
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def record(failure: Failure) -> None:

@@ -7,20 +7,20 @@ so the next boot takes it.
 import argparse
 import os
 import secrets
-import struct
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 
 from persist import device, ground, homes
 from persist.homes import Old
-from town import btrfs, cli, files, kernel, mounts, spec
+from town import acl, btrfs, cli, files, kernel, mounts, spec, trust
+from town.acl import Writer
 from town.failure import DONE, Failure, Unsafe, WrongUsage
 from town.spec import Spec
 from town.terminal import say, shell_word, shown
 
 RECALLED = ".recalled"
-_ACL_USER, _ACL_GROUP, _ACL_MASK, _ACL_WRITE = 0x02, 0x08, 0x10, 2  # include/uapi/linux/posix_acl.h
 
 
 class NoSuchHome(Failure):
@@ -44,6 +44,7 @@ def command(arguments: argparse.Namespace) -> int:
             f"{shown(arguments.home)} is not of the form AGENT@HOME", hint="persist homes lists what can be recalled"
         )
     ground.require_root("recall")
+    trust.refuse(town)
     place = Path(os.path.abspath(arguments.to))
     if arguments.dry_run:
         print("\n".join(plan(town, (agent, key), place, run=arguments.exec)))
@@ -186,29 +187,25 @@ def _entered(fd: int, part: str, where: Path, *, make: bool) -> int | None:
 
 
 def _refuse_agents(town: Spec, fd: int, where: Path) -> None:
-    """Raises Unsafe when an agent could put something else where `where` is, or below it."""
+    """Raises Unsafe when an agent could put something else where `where` is, or below it.
+
+    Who is in a group, and may be in it later, is not known here: write access for any group but root's is too much.
+    Whoever has it can move the mount's directory away, in a mount namespace that is older than the mount.
+    """
     found = os.fstat(fd)
-    uids, gids = {agent.uid for agent in town.agents}, {agent.gid for agent in town.agents}
-    by_all = bool(found.st_mode & 0o002) and not found.st_mode & 0o1000
-    by_group = bool(found.st_mode & 0o020) and found.st_gid in gids
-    if found.st_uid in uids or by_all or by_group or _named_in_acl(fd, uids, gids):
+    sticky = bool(found.st_mode & stat.S_ISVTX)  # there, only the owner of an entry can put another in its place
+    others = [writer for writer in acl.writers(fd) if not (sticky and writer.kind == "everybody")]
+    if found.st_uid in {agent.uid for agent in town.agents} or any(map(_is_not_root, others)):
         raise Unsafe(
-            f"{shown(str(where))} can be changed by an agent (owner uid {found.st_uid}, mode "
-            f"{found.st_mode & 0o7777:04o})",
-            hint="name a directory whose parents only root or a person can write to, such as one below /srv",
+            f"{shown(str(where))} can be changed by an agent, or by a group that an agent may be in (owner uid "
+            f"{found.st_uid}, group {found.st_gid}, mode {found.st_mode & 0o7777:04o})",
+            hint="name a directory whose parents nobody but root, or a person who owns them, can write to, such as one "
+            f"below /srv; getfacl {shell_word(str(where))} shows who can",
         )
 
 
-def _named_in_acl(fd: int, uids: set[int], gids: set[int]) -> bool:
-    """Whether an access ACL gives one of them the right to write (acl(5)): the mode does not show who."""
-    try:
-        raw = os.getxattr(fd, "system.posix_acl_access")
-    except OSError:  # none, or a filesystem without them
-        return False
-    entries = list(struct.iter_unpack("<HHI", raw[4:]))
-    mask = next((right for tag, right, _ in entries if tag == _ACL_MASK), _ACL_WRITE)
-    who = {_ACL_USER: uids, _ACL_GROUP: gids}
-    return any(right & mask & _ACL_WRITE and number in who.get(tag, ()) for tag, right, number in entries)
+def _is_not_root(writer: Writer) -> bool:
+    return writer.kind == "everybody" or writer.id != 0
 
 
 def _tell(old: Old, place: Path, *, run: bool) -> None:

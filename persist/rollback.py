@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import initrd
-from persist import device, ground, proof
-from town import btrfs, cli, files, locks, mounts, process, spec
+from persist import device, ground, needs, proof
+from town import btrfs, cli, files, locks, mounts, process, spec, trust
 from town.failure import DONE, Failure, TryLater
 from town.mounts import Mount
 from town.spec import Btrfs, Spec
@@ -41,6 +41,7 @@ def command(arguments: argparse.Namespace) -> int:
 
         return confirm.check(town, dry_run=arguments.dry_run)
     ground.require_root("rollback", "it replaces the subvolume of all homes")
+    trust.refuse(town)
     if arguments.dry_run:
         print("\n".join(plan(town)))
         return DONE
@@ -49,13 +50,20 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def plan(town: Spec) -> list[str]:
-    """What a rollback would do, a line for each thing. Raises InUse, Running, or what `device.top` raises."""
+    """What a rollback would do, a line for each thing.
+
+    Raises InUse, Running, RollbackFailed where the hook would refuse what it finds, or what `device.top` raises.
+    """
     names = names_of(town)
     _refuse_running()
     _refuse_in_use(town, device.resolve(names.device))
     with device.top(town) as top:
+        if (refused := needs.refused(top, names)) is not None:
+            raise RollbackFailed(refused[0], hint=refused[1])
         lines = [line for name in (f"{names.subvolume}.new", names.subvolume) for line in _planned(top, name, names)]
-    return lines or [f"snapshot  {shown(names.blank)} as {shown(names.subvolume)}"]
+        first = [f"set read-only {shown(names.blank)}: it is empty, and writable"]
+        writable = needs.blank_is_writable(top, names)
+    return [*(first if writable else []), *(lines or [f"snapshot  {shown(names.blank)} as {shown(names.subvolume)}"])]
 
 
 def roll_back(town: Spec) -> None:
@@ -151,7 +159,7 @@ def _refuse_in_use(town: Spec, source: str | None) -> None:
     # This namespace only: an agent can keep a mount alive in a namespace of its own, and must not stop a rollback so.
     names, directory = names_of(town), town.town.agents_dir
     below = mounts.below(directory)
-    at = [mount for mount in mounts.table() if _shows(mount, names.subvolume, source, directory)]
+    at = _showing(names.subvolume, source, directory)
     if below or at:
         where = sorted({shown(mount.target) for mount in [*below, *at]})
         undo = " && ".join(_undoing(directory, [*below, *reversed(at)]))
@@ -173,13 +181,25 @@ def _undoing(directory: Path, found: list[Mount]) -> Iterator[str]:
         yield f"umount {' '.join(shell_word(target) for target in dict.fromkeys(others))}"
 
 
-def _shows(mount: Mount, subvolume: str, source: str | None, directory: Path) -> bool:
-    """Whether a mount shows @agents or something in it; without `source` only what is mounted at agents_dir is seen."""
-    if mount.kind != "btrfs":
-        return False
+def _showing(subvolume: str, source: str | None, directory: Path) -> list[Mount]:
+    """Mounts that show @agents or something in it; without `source` only what is mounted at agents_dir is seen."""
     homes = b"/" + os.fsencode(subvolume)
-    inside = mount.root == homes or mount.root.startswith(homes + b"/")
-    return inside and (mount.target == os.fsencode(directory) or os.path.realpath(os.fsdecode(mount.source)) == source)
+    found = [mount for mount in mounts.table() if mount.kind == "btrfs"]
+    found = [mount for mount in found if mount.root == homes or mount.root.startswith(homes + b"/")]
+    at = os.fsencode(directory)
+    if source is None or all(mount.target == at for mount in found):
+        return [mount for mount in found if mount.target == at]
+    number = _number(source)
+    return [mount for mount in found if mount.target == at or mount.device == number]
+
+
+def _number(source: str) -> str | None:
+    """The number of the filesystem on a device, whichever of its devices that is; None when it cannot be mounted."""
+    try:
+        with btrfs.top_level(source) as top:
+            return mounts.device_of(top)
+    except btrfs.BtrfsFailed:
+        return None  # the hook, which does the same, says why
 
 
 @contextmanager

@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Literal
 
-from persist import ground, proof, reach
+from persist import ballast, ground, proof, reach
 from persist.ground import Ground
 from persist.proof import Rollback, Trouble
 from persist.restore import found, origins
 from persist.restore.plan import FoundDirectory
-from town import btrfs, cli, machine, spec
+from town import again, btrfs, cli, files, machine, spec
 from town.failure import ATTENTION, BROKEN, DONE, BadSpec, Failure
-from town.spec import Agent, Persist, Spec
+from town.spec import Agent, Btrfs, Persist, Spec
 from town.terminal import shown
 
 State = Literal["bound", "in the home", "missing", "not bound", "unknown"]
@@ -56,15 +56,17 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """What is known of the town itself: its rollback, what is doubtful about that, what is wrong with its store."""
+    """What is known of the town itself: its rollback, and what is wrong with that, with the ballast, with the store."""
 
     rollback: Rollback
     doubt: Trouble | None = None
+    ballast: Trouble | None = None
     store: Trouble | None = None
 
     @property
     def level(self) -> int:
-        return max((trouble.level for trouble in (self.doubt, self.store) if trouble is not None), default=DONE)
+        troubles = (self.doubt, self.ballast, self.store)
+        return max((trouble.level for trouble in troubles if trouble is not None), default=DONE)
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -82,7 +84,27 @@ def look_at_town(town: Spec) -> Whole:
     if town.town.btrfs is None:
         return Whole(Rollback(None), store=reach.trouble(town))
     rollback = proof.read()
-    return Whole(rollback, proof.doubt(town, rollback), reach.trouble(town))
+    return Whole(rollback, proof.doubt(town, rollback), _ballast(town, town.town.btrfs), reach.trouble(town))
+
+
+def _ballast(town: Spec, names: Btrfs) -> Trouble | None:
+    """Whether a rollback on a full disk will have room; nothing is said where @agents is not mounted."""
+    path = town.town.agents_dir
+    try:
+        with files.opened(files.open_dir(path)) as fd:
+            ground.refuse_wrong_mount(town, fd)
+            left = ballast.weight(fd, names)
+    except (Failure, OSError):
+        return None
+    if left >= ballast.SIZE:
+        return None
+    state, cure = (
+        ("not of full size", "persist tidy makes it whole when there is room: btrfs filesystem usage shows how much")
+        if left
+        else ("missing", "persist tidy makes it; where that changes nothing, persist init says why")
+    )
+    what = f"{shown(names.ballast)} is {state}: on a full disk a rollback may have no room"
+    return Trouble(ATTENTION, what, cure)
 
 
 def look(town: Spec, agents: tuple[Agent, ...]) -> list[Report]:
@@ -207,20 +229,22 @@ def _put_text(town: Spec, reports: list[Report], whole: Whole) -> None:
 def _town_lines(town: Spec, whole: Whole) -> Iterator[str]:
     yield f"rollback: {_rollback_line(town, whole)}"
     if whole.doubt is not None:
-        yield from _trouble_lines(whole.doubt)
-    if whole.store is not None:
-        yield "store:"
-        yield from _trouble_lines(whole.store)
+        yield from _hint(whole.doubt) if whole.rollback.failed else _trouble_lines(whole.doubt)
+    for name, trouble in (("ballast", whole.ballast), ("store", whole.store)):
+        if trouble is not None:
+            yield f"{name}:"
+            yield from _trouble_lines(trouble)
 
 
 def _rollback_line(town: Spec, whole: Whole) -> str:
     if town.town.btrfs is None:
         return "none: the town has no [town.btrfs], homes outlive the boot"
     if whole.rollback.failed:
-        return f"FAILED: {whole.rollback.failed}"
+        return f"FAILED: error: {whole.rollback.reason[0]}"
     if whole.rollback.proof is None:
         return "the proof cannot be read" if whole.rollback.unread else "no proof"
-    return "the proof does not fit" if whole.doubt is not None else _told(whole.rollback.facts)
+    wrong = whole.doubt is not None and whole.doubt.level == BROKEN  # else it fits, and the homes are not mounted
+    return "the proof does not fit" if wrong else _told(whole.rollback.facts)
 
 
 def _told(facts: dict[str, list[str]]) -> str:
@@ -230,8 +254,12 @@ def _told(facts: dict[str, list[str]]) -> str:
 
 def _trouble_lines(trouble: Trouble) -> Iterator[str]:
     yield f"  {'broken' if trouble.level == BROKEN else 'note'}:  {trouble.what}"
+    yield from _hint(trouble)
+
+
+def _hint(trouble: Trouble) -> Iterator[str]:
     if trouble.hint:
-        yield f"    next:  {trouble.hint}"
+        yield f"    next:  {again.with_spec(trouble.hint)}"
 
 
 def _lines(town: Spec, report: Report) -> Iterator[str]:
@@ -269,13 +297,14 @@ def _json(town: Spec, reports: list[Report], whole: Whole) -> dict[str, object]:
             "used": rollback.used,
             "trouble": None if whole.doubt is None else _trouble_json(whole.doubt),
         },
+        "ballast": {"trouble": None if whole.ballast is None else _trouble_json(whole.ballast)},
         "store": {"trouble": None if whole.store is None else _trouble_json(whole.store)},
         "agents": [_report_json(town, report) for report in reports],
     }
 
 
 def _trouble_json(trouble: Trouble) -> dict[str, object]:
-    return {"level": trouble.level, "what": trouble.what, "next": trouble.hint or None}
+    return {"level": trouble.level, "what": trouble.what, "next": again.with_spec(trouble.hint) or None}
 
 
 def _report_json(town: Spec, report: Report) -> dict[str, object]:

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from town import __version__, terminal
+from town import __version__, again, terminal
 from town.failure import FAILED, BadSpec, Failure, WrongUsage
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 DEFAULT_SPEC = Path("/etc/nuketown/town.toml")
 Verb = Callable[[argparse.Namespace], int]
+_STATUSES = (
+    "exit status: 0 done, 1 failed, 2 wrong usage, 75 try again later, 78 the spec is wrong; "
+    "of status and check also 3 needs attention, 4 does not work"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,7 +48,7 @@ def lazy(module: str, function: str = "command") -> Verb:
 
 def parser(prog: str, description: str) -> tuple[Parser, "argparse._SubParsersAction[Parser]"]:
     """The parser of a command and the place its verbs go."""
-    top = Parser(prog=prog, description=description, allow_abbrev=False)
+    top = Parser(prog=prog, description=description, epilog=_STATUSES, allow_abbrev=False)
     top.add_argument("--version", action="version", version=f"{prog} (nuketown) {__version__}")
     _shared(top)
     return top, top.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
@@ -92,12 +96,19 @@ def spec_file(arguments: argparse.Namespace) -> Path:
 def run(prog: str, top: Parser, argv: Sequence[str] | None) -> int:
     """Parse, act, and turn every failure into words and a status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
     _open_standard_streams()
+    with again.running(words):
+        return _run(prog, top, words)
+
+
+def _run(prog: str, top: Parser, words: list[str]) -> int:
+    debug = "--debug" in words
     try:
         arguments = _parsed(top, words)
         if not hasattr(arguments, "act"):
             raise WrongUsage(f"{prog} needs a verb", hint=f"{prog} --help lists them")
+        if (spec := spec_file(arguments)) != DEFAULT_SPEC:
+            again.reads(spec)
         act: Verb = arguments.act
         status = act(arguments)
         sys.stdout.flush()
@@ -209,8 +220,7 @@ def tell(prog: str, failure: Failure, about: str = "") -> None:
 
 def _tell(prog: str, what: str, hint: str) -> None:
     terminal.say(f"{prog}: error: {what}")
-    if hint:
-        terminal.say(f"{prog}: hint: {hint}")
+    advise(prog, hint)
 
 
 def _tell_problems(prog: str, failure: BadSpec) -> None:
@@ -221,8 +231,13 @@ def _tell_problems(prog: str, failure: BadSpec) -> None:
 def warn(prog: str, what: str, hint: str = "") -> None:
     """Something that needs attention and stops nothing."""
     terminal.say(f"{prog}: warning: {what}")
+    advise(prog, hint)
+
+
+def advise(prog: str, hint: str) -> None:
+    """A cure, or a next step; its commands of this project read the spec that this one reads. Nothing for ""."""
     if hint:
-        terminal.say(f"{prog}: hint: {hint}")
+        terminal.say(f"{prog}: hint: {again.with_spec(hint)}")
 
 
 def put_json(value: object) -> None:

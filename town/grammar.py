@@ -173,12 +173,17 @@ def absolute(text: str) -> str:
     return text
 
 
+def is_system(text: str) -> bool:
+    """Whether a path is `/` or a directory that belongs to the system itself."""
+    return text == "/" or text in _SYSTEM
+
+
 def place(text: str) -> str:
     """An absolute path that may hold homes or agents' data: neither `/` nor a directory of the system itself."""
     absolute(text)
     if text == "/":
         raise Wrong("may not be /", "name a directory of its own, such as /agents")
-    if text in _SYSTEM:
+    if is_system(text):
         raise Wrong(f"{quoted(text)} belongs to the system", f"name a directory of its own, such as {text}/nuketown")
     if ":" in text:
         raise Wrong(f"{quoted(text)} holds a colon", "a home with a colon does not fit into passwd(5): leave it out")

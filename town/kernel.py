@@ -38,6 +38,7 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = (
 MS_PRIVATE, MS_REC, MNT_DETACH, UMOUNT_NOFOLLOW = 1 << 18, 1 << 14, 2, 8
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _AT_FDCWD = -100
+_IN_DELETE_SELF = 0x400
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -138,6 +139,18 @@ def filesystem_type(fd: int) -> int:
 def syncfs(fd: int) -> None:
     """syncfs(2): everything written to the filesystem of `fd` so far is on the disk at return, data included."""
     checked(libc.syncfs(ctypes.c_int(fd)))
+
+
+def watch(directory: int) -> int:
+    """inotify(7): a descriptor that watches an open directory for its own end. Raises OSError."""
+    watching = checked(libc.inotify_init1(ctypes.c_int(os.O_CLOEXEC)))
+    try:
+        name = b"/proc/self/fd/%d" % directory
+        checked(libc.inotify_add_watch(ctypes.c_int(watching), name, ctypes.c_uint32(_IN_DELETE_SELF)))
+    except BaseException:
+        os.close(watching)
+        raise
+    return watching
 
 
 def unshare(flags: int) -> None:

@@ -79,6 +79,23 @@ def of(fd: int) -> Mount:
     raise OSError(errno.ENOENT, "its mount is not one of this mount namespace")
 
 
+def device_of(directory: int) -> str:
+    """The number of the filesystem that an open directory lies on, as `Mount.device` has it. Raises OSError.
+
+    For a mount that no path leads to, which has no line in mountinfo, and for btrfs, where st_dev is the subvolume's
+    and a source names one of several devices. The kernel tells it of a watch (sdev in proc_pid_fdinfo(5)).
+    """
+    watching = kernel.watch(directory)
+    try:
+        told = Path(f"/proc/self/fdinfo/{watching}").read_text()
+    finally:
+        os.close(watching)
+    found = re.search(r"^inotify .*\bsdev:([0-9a-f]+)", told, re.MULTILINE)
+    assert found is not None, "there is one watch"
+    number = int(found[1], 16)
+    return f"{number >> 20}:{number & 0xFFFFF}"  # MAJOR and MINOR, include/linux/kdev_t.h
+
+
 def kinds() -> dict[int, str]:
     """The filesystem type of every mount by its id: the part of `table` that is cheap where there are thousands."""
     return {

@@ -8,7 +8,7 @@ without a loss, and only that. docs/formats/disk.md says what each part is for.
 from contextlib import ExitStack
 
 from persist import device
-from persist.layout import aside, directories, top, way
+from persist.layout import aside, directories, strangers, top, way
 from persist.layout.actions import Action, Findings, NotAsItShouldBe, Plan
 from persist.layout.doing import apply
 from town.spec import Spec
@@ -26,6 +26,7 @@ def plan(spec: Spec, *, adopt: bool = False) -> Plan:
         names = spec.town.btrfs
         fd = -1 if names is None else stack.enter_context(device.top(spec))
         if names is not None:
+            strangers.look(fd, spec, found, adopt=adopt)
             top.look(fd, names, found, adopt=adopt)
         directories.look(spec, found, adopt=adopt)
         if adopt:

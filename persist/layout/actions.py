@@ -10,6 +10,8 @@ from town.terminal import shown
 
 ROOT = (0, 0)
 CLOSED, PASSED_THROUGH = 0o700, 0o711
+# The beginning of a cure, for what a plan that adopts takes over.
+ADOPTING = "where something else made this layout: persist init --adopt --dry-run"
 
 
 class NotAsItShouldBe(Failure):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from persist import ground
-from persist.layout.actions import CLOSED, PASSED_THROUGH, Findings, MakeDirectory
+from persist.layout.actions import ADOPTING, CLOSED, PASSED_THROUGH, Findings, MakeDirectory
 from town import files
 from town.failure import Unsafe
 from town.spec import Spec
@@ -20,7 +20,7 @@ def look(spec: Spec, found: Findings, *, adopt: bool) -> None:
     for path, mode in _wanted(spec):
         # What `way` takes over, and what the next rollback replaces, is nobody's fault.
         if not adopt or not (_adopted(spec, path) or _shows_homes(spec, path)):
-            _directory(path, mode, found)
+            _directory(path, mode, found, f"{ADOPTING}; else " if _adopted(spec, path) and not adopt else "")
 
 
 def _wanted(spec: Spec) -> Iterator[tuple[Path, int]]:
@@ -48,7 +48,7 @@ def _shows_homes(spec: Spec, path: Path) -> bool:
     return True
 
 
-def _directory(path: Path, mode: int, found: Findings) -> None:
+def _directory(path: Path, mode: int, found: Findings, first: str) -> None:
     """A directory that is there may be stricter or more open than what init makes, as long as it keeps its promise."""
     try:
         with root() as slash, files.opened(files.open_beneath(slash, str(path.relative_to("/")))) as fd:
@@ -61,7 +61,7 @@ def _directory(path: Path, mode: int, found: Findings) -> None:
     except Unsafe as error:
         wrong, cure = "goes through a symlink", error.hint
     if wrong:
-        found.wrong.append((f"{shown(str(path))} {wrong}", cure))
+        found.wrong.append((f"{shown(str(path))} {wrong}", f"{first}{cure}"))
 
 
 def _wrong(path: Path, mode: int, entry: os.stat_result) -> tuple[str, str]:

@@ -5,6 +5,7 @@ import stat
 
 from persist import ballast
 from persist.layout.actions import (
+    ADOPTING,
     ROOT,
     CloseAtTop,
     Findings,
@@ -17,12 +18,12 @@ from persist.layout.actions import (
 )
 from town import btrfs, files
 from town.spec import Btrfs
-from town.terminal import shown
+from town.terminal import shell_word, shown
 
 
 def look(top: int, names: Btrfs, found: Findings, *, adopt: bool) -> None:
     """Plan what is missing at the open top level; with `adopt`, correct modes of root's things and leave @agents be."""
-    _blank(top, names.blank, found, adopt=adopt)
+    _blank(top, names, found, adopt=adopt)
     _homes(top, names, found, adopt=adopt)
     for name in (names.old, names.snapshots):
         _directory(top, name, found, adopt=adopt)
@@ -37,28 +38,37 @@ def ballast_last(top: int, names: Btrfs, found: Findings) -> None:
         found.wrong.append((f"{shown(names.ballast)} {reason}", cure))
 
 
-def _blank(top: int, name: str, found: Findings, *, adopt: bool) -> None:
+def _blank(top: int, names: Btrfs, found: Findings, *, adopt: bool) -> None:
+    name = names.blank
     entry = entry_of(top, name)
     if entry is None:
         found.actions.append(MakeBlank(name))
     elif not is_subvolume(entry):
         found.wrong.append((f"{shown(name)} is not a subvolume", f"move {shown(name)} away"))
     else:
-        _blank_subvolume(top, name, entry, found, adopt=adopt)
+        _blank_subvolume(top, names, entry, found, adopt=adopt)
 
 
-def _blank_subvolume(top: int, name: str, entry: os.stat_result, found: Findings, *, adopt: bool) -> None:
+def _blank_subvolume(top: int, names: Btrfs, entry: os.stat_result, found: Findings, *, adopt: bool) -> None:
     # What others own, or anything lies in, may have been an agent's: nobody but a person takes that for blank.
-    cure = f"find out who changed it; then delete {shown(name)} and run persist init again"
-    right = _mode(entry) == (*ROOT, 0o755)
+    name, right = names.blank, _mode(entry) == (*ROOT, 0o755)
+    cure = f"find out who changed it; then: {_deleting(names)} && persist init{' --adopt' if adopt else ''}"
     with files.opened(files.open_beneath(top, name)) as fd:
         empty, read_only = not files.names(fd), btrfs.info(fd).read_only
-    if not right and not (adopt and entry.st_uid == 0 and empty):
-        found.wrong.append((f"{shown(name)} is not root:root 0755", cure))
+    adoptable = entry.st_uid == 0 and empty
+    if not right and not (adopt and adoptable):
+        first = f"{ADOPTING}; else " if adoptable else ""
+        found.wrong.append((f"{shown(name)} is not root:root 0755", f"{first}{cure}"))
     elif not empty:
         found.wrong.append((f"{shown(name)} is not empty", cure))
     else:
         _blank_empty(name, entry, found, right=right, read_only=read_only)
+
+
+def _deleting(names: Btrfs) -> str:
+    """The commands that delete the blank subvolume, which no path leads to."""
+    path = shell_word(f"/mnt/{names.blank}")
+    return f"mount -o subvolid=5 {shell_word(names.device)} /mnt && btrfs subvolume delete {path} && umount /mnt"
 
 
 def _blank_empty(name: str, entry: os.stat_result, found: Findings, *, right: bool, read_only: bool) -> None:
@@ -78,10 +88,10 @@ def _homes(top: int, names: Btrfs, found: Findings, *, adopt: bool) -> None:
     elif adopt:
         return  # whatever it is, the next rollback sets it aside whole: `aside` says so
     elif not is_subvolume(entry):
-        cure = "persist init --adopt: it leaves that as it is, and the next rollback sets it aside"
+        cure = f"{ADOPTING}: it leaves that as it is, and the next rollback sets it aside"
         found.wrong.append((f"{shown(name)} is not a subvolume", cure))
     elif _mode(entry) != (*ROOT, 0o755):
-        cure = "chown 0:0 and chmod 0755 it, after a look; or persist init --adopt: the next rollback sets it aside"
+        cure = f"{ADOPTING}: the next rollback sets it aside; else chown 0:0 and chmod 0755 it, after a look"
         found.wrong.append((f"{shown(name)} is not root:root 0755", cure))
 
 
@@ -94,7 +104,8 @@ def _directory(top: int, name: str, found: Findings, *, adopt: bool) -> None:
         if adopt and entry.st_uid == 0:
             found.actions.append(CloseAtTop(name, stat.S_IMODE(entry.st_mode)))
             return
-        cure = f"chown 0:0 and chmod 0700 {shown(name)}, after a look"
+        first = "" if adopt or entry.st_uid != 0 else f"{ADOPTING}; else "
+        cure = f"{first}chown 0:0 and chmod 0700 {shown(name)}, after a look"
         found.wrong.append((f"{shown(name)} is not root:root 0700", cure))
 
 

@@ -13,7 +13,7 @@ from persist import ground, proof
 from persist.ground import Ground
 from persist.restore import apply, found, origins, plan
 from persist.restore.plan import Action, Blocked, Fetch, Remote
-from town import btrfs, cli, files, locks, machine, spec
+from town import btrfs, cli, files, locks, machine, spec, trust
 from town.failure import DONE, Failure, TryLater, Unsafe, status_of, worst
 from town.spec import Agent, Spec
 from town.terminal import shown
@@ -35,6 +35,7 @@ def restore(town: Spec, agents: Sequence[Agent], *, dry_run: bool = False) -> in
     Raises proof.Unproven, before anything is changed, when nobody can say that @agents was made blank at this boot.
     """
     ground.require_root("restore")
+    trust.refuse(town)
     rollback = proof.read()
     # First: without a proof, the cure for homes that are not mounted would be to mount what nobody made blank.
     proof.refuse(proof.doubt_of_boot(town, rollback))

@@ -25,7 +25,7 @@ from persist.sync.history import Head
 from persist.sync.local import LastSync, Record
 from persist.sync.scan import KeepsMoving, Scanner, SourceUnreadable
 from persist.sync.sources import SourceGone, Sources
-from town import cli, presets, terminal
+from town import cli, presets, terminal, trust
 from town import spec as specs
 from town.failure import DONE, Failure, Unsafe, status_of, worst
 from town.persist_table import KEYS
@@ -81,6 +81,7 @@ def command(arguments: argparse.Namespace) -> int:
     agents = spec.chosen(arguments.agents)
     options = Options(arguments.dry_run, arguments.accept_loss, arguments.take_over)
     ground.require_root("sync")
+    trust.refuse(spec)
     bucket = open_bucket(spec)
     summaries, statuses = [], [DONE]
     for agent in agents:

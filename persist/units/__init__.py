@@ -18,7 +18,8 @@ from town.terminal import shown
 SERVICE, TIDY = "nuketown-rollback.service", "nuketown-tidy.service"
 MARK = b"# Written by nuketown"
 _HERE = Path(__file__).parent
-_PROGRAM = re.compile(r"/[A-Za-z0-9/_.+-]+")
+_ODD = re.compile(r"[^A-Za-z0-9/_.+-]")
+_SIGNS = {" ": "a blank", "\t": "a tab", "\n": "a line break"}
 _CHECK = 90  # seconds for a check, once the device is there
 _HOOK = 600  # and for a rollback: a disk full of unwritten data is flushed first
 _INSTALL = {"WantedBy": "wants", "RequiredBy": "requires"}
@@ -94,10 +95,23 @@ def _filled(template: str, words: dict[str, str]) -> str:
     return re.sub(r"@([a-z]+)@", lambda found: words[found[1]], (_HERE / template).read_text())
 
 
+def wrong_in(program: str) -> str:
+    """What keeps a path from being the program of a unit; empty when nothing does."""
+    if not program.startswith("/"):
+        return "it is not an absolute path"
+    if odd := _ODD.search(program):
+        sign = _SIGNS.get(odd[0]) or shown(odd[0])
+        return f"it holds {sign}; what may be in it: A-Z, a-z, 0-9 and / _ . + -"
+    if "//" in program or os.path.normpath(program) != program:
+        return "it is not in its shortest form: without //, without . and .. and without a / at the end"
+    return ""
+
+
 def _program(path: str) -> str:
-    if not _PROGRAM.fullmatch(path):
+    if wrong := wrong_in(path):
         raise CannotBeWritten(
-            f"{shown(path)} cannot be the program of a unit", hint="give the absolute path of persist: --program"
+            f"{shown(path)} cannot be the program of a unit: {wrong}",
+            hint="install nuketown elsewhere, or make a link to it, and name that: --program /usr/local/bin/persist",
         )
     return path
 

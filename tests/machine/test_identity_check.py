@@ -211,9 +211,9 @@ def test_findings_are_printed_as_errors_and_warnings_are_everywhere(
     assert out == ""
     assert err.splitlines() == [
         "identity: error: identities/allowed_signers: is not there",
-        "identity: hint: identity gen --all",
+        f"identity: hint: identity gen --spec {town.spec} --all",
         "identity: warning: identities/ada/AGENTS.md: is not there",
-        "identity: hint: identity gen ada",
+        f"identity: hint: identity gen --spec {town.spec} ada",
     ]
 
 

@@ -251,7 +251,7 @@ def test_help_says_that_gen_needs_agents_or_all(town: Town, capsys: pytest.Captu
     assert capsys.readouterr().err.endswith("identity: hint: identity gen --help shows what can be said\n")
 
 
-@pytest.mark.parametrize(("value", "hint"), [("", "identity secret set ada token <FILE"), ("a\0b", "base64")])
+@pytest.mark.parametrize(("value", "hint"), [("", " set ada token <FILE"), ("a\0b", "base64")])
 def test_a_value_that_cannot_be_kept_is_refused_with_the_cure(
     town: Town, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str, hint: str
 ) -> None:

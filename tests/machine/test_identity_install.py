@@ -251,7 +251,7 @@ def test_without_a_home_the_hint_is_the_command_that_makes_it(town: Town) -> Non
     town.home("ada").rmdir()
     done = town.identity("install")
     assert done.status == 1
-    assert b"hint: persist restore ada" in done.err
+    assert b"hint: persist restore --spec %s ada" % os.fsencode(town.spec) in done.err
     assert (town.home("vox") / ".ssh/id_ed25519").exists()
 
 
@@ -266,7 +266,7 @@ def test_a_secret_without_a_value_is_named_and_the_rest_is_installed(town: Town)
     done = town.identity("install", "ada")
     assert done.status == 1
     assert b"secrets/agents.yaml has no value at ada/other" in done.err
-    assert b"identity secret set ada token" in done.err
+    assert b"identity secret --spec %s set ada token" % os.fsencode(town.spec) in done.err
     assert (town.home("ada") / ".ssh/id_ed25519").exists()
 
 

@@ -186,7 +186,7 @@ def test_a_home_that_is_missing_is_named_and_the_others_are_listed(town: Town) -
     said = town.persist("lost")
     assert said.status == 1
     assert f"persist: error: ada has no home at {town.agents}/ada" in said.err
-    assert "persist: hint: persist restore ada" in said.err
+    assert f"persist: hint: persist restore --spec {town.file} ada" in said.err
     assert said.out.startswith("vox: 0 B, 0 files")
 
 

@@ -133,7 +133,7 @@ def test_no_home_is_made_on_agents_without_a_proof_that_fits(
     error, hint = said.err.splitlines()
     assert (said.status, said.out) == (1, "")
     assert error.startswith(f"persist: error: {says}")
-    assert "persist rollback && mount -t btrfs" in hint
+    assert f"persist rollback --spec {town.file} && mount -t btrfs" in hint
     assert os.listdir(town.agents) == os.listdir(town.persisted) == []
 
 
@@ -153,7 +153,7 @@ def test_without_a_proof_nobody_is_told_to_mount_what_was_not_made_blank(town: T
     said = town.persist("restore")
     assert said.status == 1
     assert "left no proof" in said.err
-    assert said.err.index("persist rollback && ") < said.err.index("mount -t btrfs")
+    assert said.err.index("persist rollback ") < said.err.index("mount -t btrfs")
 
 
 def test_a_persist_dir_that_is_not_mounted_is_warned_of_and_used(town: Town) -> None:

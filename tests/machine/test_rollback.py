@@ -471,7 +471,10 @@ def test_a_device_that_is_not_there_fails_closed(initrd: disk.Initrd, device: st
     assert b"nuketown: error: " in done.err
     assert b"nuketown: hint: " in done.err
     assert initrd.reason() is not None
-    assert sorted(os.listdir(initrd.run / "nuketown")) in (["rollback.failed", "top"], [".words", "rollback.failed", "top"])
+    assert sorted(os.listdir(initrd.run / "nuketown")) in (
+        ["rollback.failed", "top"],
+        [".words", "rollback.failed", "top"],
+    )
 
 
 @pytest.mark.parametrize("form", ["UUID={}", "{}"])

@@ -337,7 +337,7 @@ def _bare(town: Town) -> str:
     assert (said.status, said.err) == (3, "")
     trouble: dict[str, Any] = json.loads(town.persist("status", "--json").out)["ballast"]["trouble"]
     assert trouble["level"] == 3
-    assert f"ballast:\n  note:  {trouble['what']}\n    next:  {_typed(town, 'tidy')} makes it; " in said.out
+    assert f"ballast:\n  note:  {trouble['what']}\n    next:  {_typed(town, 'tidy')} makes it" in said.out
     return str(trouble["what"])
 
 

@@ -131,7 +131,7 @@ def test_where_nothing_lies_here_a_restore_is_all_that_is_asked_for(pair: Pair) 
     _, two = pair
     said = two.persist("sync", "ada")
     assert said.status == 1
-    assert commands(said.err) == "persist restore ada"
+    assert commands(said.err) == f"persist restore --spec {two.file} ada"
 
 
 def test_another_host_is_not_taken_for_this_one(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """`make demo` as a test: every fact of the story holds, and it leaves nothing behind however it ends."""
 
 import contextlib
+import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from demo import private
 from tests import reach
 from tests.scale import SEED, times
 
@@ -62,6 +65,101 @@ def test_the_whole_story_holds_and_leaves_nothing() -> None:
     assert "facts hold" in done.stdout
     assert _left() == before
     print(f"the story took {time.monotonic() - start:.1f} s")
+
+
+# A machine where somebody followed the README, and who had other plans for the names at its root: a private one, on
+# which a private one is made. What the inner one sees of it is printed.
+_TOWN_OF_ITS_OWN = """
+import json, os, subprocess, sys
+from pathlib import Path
+from demo import private
+from demo.story import CHECKOUT
+
+FILES = ("/etc/nuketown/town.toml", "/etc/nuketown/age.key", "/usr/lib/nuketown/rollback.sh",
+    "/usr/lib/dracut/modules.d/90nuketown/module-setup.sh", "/etc/initramfs-tools/hooks/nuketown")
+UNITS = Path("/etc/systemd/system")
+NAMES = ("agents", "persist", "backup", "josh", "vega", "images", "look", "town", "second", "mnt-top", "mnt-readme")
+
+def put(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+def machine():
+    for name in NAMES:
+        put(Path("/", name, "mine"), "mine")
+    for name in FILES:
+        put(Path(name), "# an older release's")
+    put(UNITS / "agents.mount", "# Written by nuketown: an older release")
+    put(UNITS / "mine.mount", "# mine")
+    put(UNITS / "x.wants/agents.mount", "")
+    (UNITS / "x.wants/agents.mount").unlink()
+    (UNITS / "x.wants/agents.mount").symlink_to("/etc/systemd/system/agents.mount")
+    Path("/etc/fstab").write_text("LABEL=p /persist/ btrfs nofail 0 0\\nLABEL=h /home ext4 nofail 0 0\\n")
+    subprocess.run(["useradd", "--uid", "1100", "--home-dir", "/agents/ada", "--no-create-home", "ada"], check=True)
+    return private.run(inside, CHECKOUT)
+
+def inside():
+    put(Path("/usr/lib/nuketown/new"), "it can be written")
+    tables = [line for name in ("passwd", "shadow", "group", "gshadow") for line in open(f"/etc/{name}")]
+    print(json.dumps({
+        "root": sorted(set(NAMES) & set(os.listdir("/"))),
+        "files": [name for name in FILES if os.path.exists(name)],
+        "units": sorted(path.name for path in UNITS.rglob("*agents.mount")) + sorted(map(str, UNITS.glob("mine*"))),
+        "fstab": open("/etc/fstab").read(),
+        "ada": [line for line in tables if line.startswith("ada:")],
+        "root's": sum(line.startswith("root:") for line in tables),
+    }))
+    return 0
+
+sys.exit(private.run(machine, CHECKOUT))
+"""
+
+
+def test_a_town_that_the_machine_has_is_not_seen_and_not_touched() -> None:
+    before = _left()
+    done = subprocess.run(
+        [sys.executable, "-c", _TOWN_OF_ITS_OWN],
+        cwd=CHECKOUT,
+        env=_marked(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout) == {
+        "root": [],
+        "files": [],
+        "units": ["/etc/systemd/system/mine.mount"],
+        "fstab": "LABEL=h /home ext4 nofail 0 0\n",
+        "ada": [],
+        "root's": 4,
+    }
+    assert _left() == before
+    assert not Path("/usr/lib/nuketown/new").exists()
+
+
+def _places(source: str) -> set[str]:
+    """The directories at the root that a program names."""
+    return set(re.findall(r'"/([a-z][a-z-]*)(?=["/])', (CHECKOUT / source).read_text()))
+
+
+@pytest.mark.parametrize("source", ["demo/story.py", "demo/machines.py", "bench/__main__.py", "bench/hook.py",
+    "tests/story/test_readme.py"])  # fmt: skip
+def test_every_place_that_is_made_at_the_root_is_left_out_of_the_machine(source: str) -> None:
+    of_every_machine = set(os.listdir("/")) & {
+        "bin",
+        "dev",
+        "etc",
+        "home",
+        "mnt",
+        "proc",
+        "run",
+        "sys",
+        "tmp",
+        "usr",
+        "var",
+    }
+    assert _places(source) - of_every_machine - {"sbin"} <= private.LEFT_OUT
 
 
 def _interrupted(how: signal.Signals, after: float) -> int:

@@ -1,0 +1,74 @@
+"""The command line that is running, for hints: the same one as root, and its --spec in commands that come next."""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from town.terminal import shell_word
+
+_VERBS = {
+    "persist": "check init rollback restore sync lost status homes tidy recall units install uninstall",
+    "identity": "gen install check secret",
+}
+# What a shell_word quotes is a name, whatever it spells. An apostrophe after a letter begins no quotation.
+_QUOTED = r"(?<!\w)\$'(?:[^'\\]|\\.)*'|(?<!\w)'(?:[^']|'\"'\"')*'"
+_COMMAND = "|".join(rf"{prog} (?:{words.replace(' ', '|')})\b" for prog, words in _VERBS.items())
+_FIND = re.compile(rf"{_QUOTED}|(?<![\w/.@-])(?P<command>{_COMMAND})")
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A command line: the words after the program's name, and the spec where that is not the default one."""
+
+    words: tuple[str, ...]
+    spec: Path | None = None
+
+
+_NOW: ContextVar[Typed | None] = ContextVar("typed", default=None)
+
+
+@contextmanager
+def running(words: Sequence[str]) -> Iterator[None]:
+    """A command runs that was typed with these words."""
+    token = _NOW.set(Typed(tuple(words)))
+    try:
+        yield
+    finally:
+        _NOW.reset(token)
+
+
+def reads(spec: Path) -> None:
+    """The command that runs reads this spec, which is not the one that it would read by itself."""
+    if (now := _NOW.get()) is not None:
+        _NOW.set(replace(now, spec=spec))
+
+
+def as_root(prog: str, verb: str) -> str:
+    """The command line that was typed, for root: sudo drops the environment and has a PATH of its own."""
+    now = _NOW.get()
+    if now is None:
+        return f"sudo {prog} {verb}"
+    typed = any(word.partition("=")[0] == "--spec" for word in now.words)
+    spec = [] if now.spec is None or typed else ["--spec", str(now.spec)]
+    return " ".join(map(shell_word, ["sudo", *_program(prog), *spec, *now.words]))
+
+
+def with_spec(hint: str) -> str:
+    """A hint whose commands read the spec that the command which runs reads."""
+    now = _NOW.get()
+    if now is None or now.spec is None:
+        return hint
+    spec = f"--spec {shell_word(str(now.spec))}"
+    return _FIND.sub(lambda found: f"{found[0]} {spec}" if found["command"] else found[0], hint)
+
+
+def _program(prog: str) -> list[str]:
+    """How the program that runs is called from anywhere: its absolute path, or its module."""
+    called = Path(sys.argv[0])
+    if called.name == prog and called.exists():
+        return [str(called.absolute())]
+    return [sys.executable, "-m", f"{prog}.cli"]
