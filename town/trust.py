@@ -41,7 +41,7 @@ def way(path: Path) -> list[Path]:
         part = waiting.pop()
         here = here.parent if part == ".." else here / part
         found.append(here)
-        if here.is_symlink() and links < _LINKS:
+        if os.path.islink(here) and links < _LINKS:  # false where nobody may look
             links += 1
             target = Path(os.readlink(here))
             waiting += [name for name in reversed(target.parts) if name != "/"]
