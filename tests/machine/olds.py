@@ -110,9 +110,10 @@ def fill_data(fd: int, name: str = "data") -> None:
 
 @contextmanager
 def at_most_files(limit: int) -> Iterator[None]:
-    """No more than `limit` open descriptors while the block lasts."""
+    """No more than `limit` open descriptors beside those that there are, while the block lasts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + limit, hard))
     try:
         yield
     finally:

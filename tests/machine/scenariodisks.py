@@ -309,7 +309,7 @@ _TABLE: list[tuple[Callable[[Disk], None], Expected]] = [
     (failing("flush", "flush"), Closed("", _sound_again, blind=True)),
     (failing("write", "write_of_the_superblock", sector=128), Closed("", _sound_again, blind=True)),
     (run_read_only, Closed("", _sound_run, mute=True)),
-    (run_full, Closed("", _sound_run, mute=True, changes=True, aside=0)),
+    (run_full, Closed("", _sound_run, mute=True)),
     (run_without_inodes, Closed("", _sound_run, mute=True)),
     (clock("1970"), Works(1)),
     (clock("2100"), Works(1)),
