@@ -65,11 +65,15 @@ def _is_of_a_root(homes: int, name: bytes) -> bool:
 def _is_childs(top: int, homes: int, spec: Spec) -> bool:
     """Whether the open @agents is a snapshot of the blank subvolume: then a rollback, or init, made it."""
     assert spec.town.btrfs is not None
-    entry = entry_of(top, spec.town.btrfs.blank)
-    if entry is None or not is_subvolume(entry) or not btrfs.is_subvolume(homes):
+    if not btrfs.is_subvolume(homes):
+        return False
+    mine = btrfs.info(homes)
+    if (entry := entry_of(top, spec.town.btrfs.blank)) is None:
+        return mine.parent_uuid is not None  # of one that is gone: to make it anew is what init is asked for then
+    if not is_subvolume(entry):
         return False
     with files.opened(files.enter(top, spec.town.btrfs.blank)) as blank:
-        return btrfs.info(homes).parent_uuid == btrfs.info(blank).uuid
+        return mine.parent_uuid == btrfs.info(blank).uuid
 
 
 def _listed(names: list[bytes]) -> str:

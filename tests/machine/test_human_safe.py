@@ -114,6 +114,16 @@ def test_what_no_rollback_made_and_no_agent_has_is_taken_over_only_when_that_is_
     assert town.persist("init", "--adopt").status == 0
 
 
+def test_a_blank_that_is_gone_is_made_anew_whatever_the_homes_hold(town: Town) -> None:
+    assert town.persist("init").status == 0
+    with btrfs.top_level(town.device) as top:
+        disk.put(top, "@agents/of-yesterday", b"left by somebody who is in the spec no more")
+        btrfs.delete(top, "@agents-blank")
+    said = town.persist("init")
+    assert said.status == 0, said.err
+    assert "@agents-blank" in said.out
+
+
 def test_init_goes_on_with_an_agents_of_another_that_holds_agents_alone(town: Town) -> None:
     system(town, "@agents", ("ada",))
     said = town.persist("init")
