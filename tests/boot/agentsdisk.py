@@ -24,10 +24,17 @@ def fresh(folder: Path) -> Path:
     disk = folder / "agents.img"
     with disk.open("wb") as file:
         file.truncate(SIZE)
-    subprocess.run(["mkfs.btrfs", "-q", "-M", "-U", UUID, str(disk)], check=True, capture_output=True)
+    format_(disk, "-M")
     with mounted(disk) as top:
         lay_out(top)
     return disk
+
+
+def format_(disk: Path, *options: str) -> None:
+    """mkfs.btrfs with the UUID of all of them, which it refuses while another has it: attached, or in blkid's cache."""
+    argv = ["mkfs.btrfs", "-q", *options, "-U", UUID, str(disk)]
+    with image.lock("disks"):
+        subprocess.run(argv, check=True, capture_output=True, env=os.environ | {"BLKID_FILE": "/dev/null"})
 
 
 def lay_out(top: int) -> None:

@@ -91,7 +91,7 @@ def root_and_agents(folder: Path) -> Path:
     disk = folder / "one.img"
     with disk.open("wb") as file:
         file.truncate(1 << 30)
-    subprocess.run(["mkfs.btrfs", "-q", "-U", agentsdisk.UUID, str(disk)], check=True)
+    agentsdisk.format_(disk)
     with agentsdisk.mounted(disk) as top, guest.tree() as tree:
         agentsdisk.lay_out(top)
         fstab = tree / "etc/fstab"
