@@ -9,6 +9,7 @@ import pytest
 
 import initrd as source
 from tests.machine import rollbackdisk as disk
+from tests.machine import scenariostates as states
 from town import btrfs, files, process
 
 pytestmark = pytest.mark.root
@@ -31,38 +32,7 @@ def _used(top: int) -> None:
     disk.put(top, "@agents/ada/notes", b"what ada wrote")
 
 
-def _gone(top: int, name: str) -> None:
-    os.rename(name, "@elsewhere", src_dir_fd=top, dst_dir_fd=top)
-
-
-def _snapshot(top: int, name: str, *, read_only: bool = False) -> None:
-    with disk.subvolume(top, "@agents-blank") as blank:
-        os.close(btrfs.snapshot(blank, top, name, read_only=read_only))
-
-
-def _read_only(top: int, path: str) -> None:
-    with disk.subvolume(top, path) as fd:
-        btrfs.set_read_only(fd, True)
-
-
 # ---- what agents leave
-
-
-def nested(top: int) -> None:
-    """Subvolumes in subvolumes, to depth 20, every second one read-only."""
-    _used(top)
-    fd = files.open_beneath(top, "@agents/ada")
-    trail = []
-    for depth in range(20):
-        below = btrfs.create(fd, f"n{depth}")
-        files.write_beneath(below, "payload", b"at depth %d" % depth)
-        trail.append(fd)
-        fd = below
-    for depth, held in enumerate([*trail[1:], fd]):
-        if depth % 2:
-            btrfs.set_read_only(held, True)
-    for held in [*trail, fd]:
-        os.close(held)
 
 
 def many(top: int) -> None:
@@ -74,112 +44,20 @@ def many(top: int) -> None:
     disk.put(top, "@agents/ada/s7\n\tParent UUID: -\nid \x1b[2J/payload", b"in one of many")
 
 
-def hidden(top: int) -> None:
-    """Subvolumes below a path longer than PATH_MAX, one of them a snapshot of blank itself."""
-    _used(top)
-    fd = files.open_beneath(top, "@agents/ada")
-    for _ in range(20):
-        os.mkdir("d" * 250, dir_fd=fd)
-        below = files.open_beneath(fd, "d" * 250)
-        os.close(fd)
-        fd = below
-    with files.opened(fd):
-        with files.opened(btrfs.create(fd, "hidden")) as inner:
-            files.write_beneath(inner, "payload", b"where no path leads")
-        with disk.subvolume(top, "@agents-blank") as blank:
-            os.close(btrfs.snapshot(blank, fd, "child of blank", read_only=True))
-
-
-def own_home_read_only(top: int) -> None:
-    """An agent made its own home read-only."""
-    _used(top)
-    _read_only(top, "@agents/ada")
-
-
-def all_homes_read_only(top: int) -> None:
-    """@agents itself is read-only: it cannot change its directory as it is."""
-    _used(top)
-    _read_only(top, "@agents")
-
-
-def touched_and_empty(top: int) -> None:
-    """Something was there and was removed again: no longer never written to."""
-    disk.put(top, "@agents/x", b"")
-    with disk.subvolume(top, "@agents") as homes:
-        os.unlink("x", dir_fd=homes)
-    btrfs.commit(top)
-
-
-def grandchild(top: int) -> None:
-    """Empty and never written to, but made from something else than blank."""
-    _gone(top, "@agents")
-    with disk.subvolume(top, "@elsewhere") as other:
-        os.close(btrfs.snapshot(other, top, "@agents", read_only=False))
-
-
 # ---- what an interrupted run, or a person, leaves
-
-
-def after_the_snapshot(top: int) -> None:
-    _used(top)
-    _snapshot(top, "@agents.new", read_only=True)
-
-
-def after_it_was_made_writable(top: int) -> None:
-    _used(top)
-    _snapshot(top, "@agents.new")
 
 
 def between_the_renames(top: int) -> None:
     _used(top)
-    _snapshot(top, "@agents.new")
+    states.snapshot(top, "@agents.new")
     os.mkdir("@agents-old", 0o700, dir_fd=top)
     os.rename("@agents", "@agents-old/20010101T000000Z-x", src_dir_fd=top, dst_dir_fd=top)
 
 
-def nothing_but_blank(top: int) -> None:
-    with disk.subvolume(top, "@agents"):
-        btrfs.delete(top, "@agents")
-
-
-def leftover_written_to(top: int) -> None:
-    """@agents.new is an old home: where names were exchanged it can be."""
-    _snapshot(top, "@agents.new")
-    disk.put(top, "@agents.new/payload", b"an old home under the new name")
-
-
-def leftover_of_somebody(top: int) -> None:
-    _used(top)
-    os.close(btrfs.create(top, "@agents.new"))
-
-
-def leftover_file(top: int) -> None:
-    disk.put(top, "@agents.new", b"a file")
-
-
-def leftover_empty_directory(top: int) -> None:
-    os.mkdir("@agents.new", dir_fd=top)
-
-
-def leftover_link(top: int) -> None:
-    os.symlink("@agents-blank", "@agents.new", dir_fd=top)
-
-
 def homes_are_a_link(top: int) -> None:
     _used(top)
-    _gone(top, "@agents")
-    os.symlink("@elsewhere", "@agents", dir_fd=top)
-
-
-def homes_are_a_directory(top: int) -> None:
-    _gone(top, "@agents")
-    os.mkdir("@agents", dir_fd=top)
-    disk.put(top, "@agents/payload", b"in a plain directory")
-
-
-def homes_are_a_file(top: int) -> None:
-    _gone(top, "@agents")
-    disk.put(top, "@agents", b"a file")
+    states.gone(top, "@agents")
+    os.symlink("elsewhere @agents", "@agents", dir_fd=top)
 
 
 def dirty(top: int) -> None:
@@ -189,25 +67,25 @@ def dirty(top: int) -> None:
 # scenario, how many things are set aside
 SET_ASIDE: list[tuple[Callable[[int], None], int]] = [
     (dirty, 1),
-    (nested, 1),
+    (states.nested_read_only_and_writable_to_depth_50, 1),
     (many, 1),
-    (hidden, 1),
-    (own_home_read_only, 1),
-    (all_homes_read_only, 1),
-    (touched_and_empty, 1),
-    (grandchild, 1),
-    (after_the_snapshot, 1),
-    (after_it_was_made_writable, 1),
+    (states.subvolumes_below_a_path_longer_than_path_max, 1),
+    (states.a_home_set_read_only_by_its_agent, 1),
+    (states.agents_read_only, 1),
+    (states.touched_and_empty_again, 1),
+    (states.agents_a_child_of_something_else, 1),
+    (states.a_new_one_read_only, 1),
+    (states.a_new_one_writable, 1),
     (between_the_renames, 1),
-    (nothing_but_blank, 0),
-    (leftover_written_to, 1),
-    (leftover_of_somebody, 2),
-    (leftover_file, 1),
-    (leftover_empty_directory, 1),
-    (leftover_link, 1),
+    (states.no_agents, 0),
+    (states.an_old_home_under_the_new_name, 1),
+    (states.a_new_one_that_is_no_child_of_blank, 2),
+    (states.a_new_one_that_is_a_file, 1),
+    (states.a_new_one_that_is_an_empty_directory, 1),
+    (states.a_new_one_that_is_a_link, 1),
     (homes_are_a_link, 1),
-    (homes_are_a_directory, 1),
-    (homes_are_a_file, 1),
+    (states.agents_a_directory, 1),
+    (states.agents_a_file, 1),
 ]
 
 
@@ -224,7 +102,7 @@ def test_homes_are_set_aside_whole_and_agents_is_blank(
     assert disk.payloads(btrfs_top) == before
     assert len(disk.old_homes(btrfs_top)) == kept
     assert b"@agents.new" not in files.names(btrfs_top)
-    assert files.names(os.open(initrd.run / "nuketown", os.O_RDONLY)) == [b".clock", b".words", b"rollback", b"top"]
+    assert sorted(os.listdir(initrd.run / "nuketown")) == [".clock", ".words", "rollback", "top"]
     fresh, proof = disk.info(btrfs_top, "@agents"), initrd.proof()
     assert proof is not None
     assert (proof["uuid"], proof["id"]) == (str(fresh.uuid), str(fresh.id))
@@ -244,7 +122,7 @@ def test_an_untouched_home_stays_and_no_old_one_is_made(
     disk.lay_out(btrfs_top)
     before = disk.info(btrfs_top, "@agents")
     if read_only:
-        _read_only(btrfs_top, "@agents")
+        states.read_only(btrfs_top, "@agents")
     done = initrd(btrfs_device)
     assert done.status == 0, done.err
     assert disk.info(btrfs_top, "@agents").uuid == before.uuid
@@ -331,7 +209,7 @@ def _blank_open(top: int) -> int:
 
 
 def blank_missing(top: int) -> None:
-    _gone(top, "@agents-blank")
+    states.gone(top, "@agents-blank")
 
 
 def blank_holds_a_file(top: int) -> None:
@@ -356,13 +234,13 @@ def blank_is_an_agents(top: int) -> None:
 
 
 def blank_is_a_directory(top: int) -> None:
-    _gone(top, "@agents-blank")
+    states.gone(top, "@agents-blank")
     os.mkdir("@agents-blank", 0o755, dir_fd=top)
 
 
 def blank_is_a_link(top: int) -> None:
-    _gone(top, "@agents-blank")
-    os.symlink("@elsewhere", "@agents-blank", dir_fd=top)
+    states.gone(top, "@agents-blank")
+    os.symlink("elsewhere @agents", "@agents-blank", dir_fd=top)
 
 
 def old_is_a_link(top: int) -> None:
