@@ -4,6 +4,7 @@ The home is a snapshot of one that was filled once: setting 200,000 files aside 
 """
 
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -110,7 +111,8 @@ def _dirtied(device: str, nested: int, then: Callable[[Top], float] | None = Non
 
 
 def _clear(top: Top) -> None:
-    """Old homes out of the way: pruning them is another program's work, and another time."""
+    """As at a boot: nothing of an earlier run in /run, old homes out of the way (pruning is another program's work)."""
+    shutil.rmtree("/run/nuketown", ignore_errors=True)
     with files.opened(files.open_beneath(top, "@agents-old")) as old:
         for name in map(os.fsdecode, files.names(old)):
             with files.opened(files.open_beneath(old, f"{name}/ada")) as home:

@@ -223,14 +223,22 @@ need_programs() {
 }
 
 need_run() { # first of all: from here on a failure leaves its reason, and no proof of an earlier run
-    there "$run" || mkdir -m 0755 "$run" || fail "$run cannot be made" "$cure_of_run"
+    if there "$run"; then need_own "$run"; fi
+    if ! there "$private"; then make_run; fi
     need_own "$run"
     run_is_ours=1
     forget "$run/rollback" "$run/rollback.used" "$run/device"
-    there "$private" || mkdir -p "$private" || fail "$private cannot be made" "$cure_of_run"
     need_own "${private%/*}"
     need_own "$private"
     nothing_in "$private" || umount "$private" # a run that was killed left it mounted
+}
+
+make_run() { # 0755, and closed to others below it, by one process
+    umask 022
+    # shellcheck disable=SC2174 # both below are named, and what they stand in is to be 0755
+    mkdir -p -m 0700 "${private%/*}" "$private" ||
+        fail "$private cannot be made" "$cure_of_run"
+    umask 077
 }
 
 need_own() { # DIRECTORY in /run
@@ -552,6 +560,7 @@ finish_interrupted() { # what a run that was cut off left under the name that ou
 keep_untouched() { # an untouched home is not worth keeping, and must not push out those that are
     untouched "$subvolume" "$of_subvolume" || return 1
     if [ "$flags" = readonly ]; then writable "$subvolume"; fi
+    (ask_id) || :
 }
 
 # The order makes one commit enough: the snapshot's own, which takes the rename before it along. What a crash leaves
@@ -562,6 +571,11 @@ put_blank() {
     if there "$top/$subvolume"; then fail "$subvolume came back while it was set aside" "$cure_of_a_failed_step"; fi
     change "taking a snapshot of $blank" btrfs subvolume snapshot -r "$top/$blank" "$top/$subvolume"
     identify
+    open_up
+}
+
+open_up() { # two processes side by side
+    ask_id &
     writable "$subvolume"
 }
 
@@ -583,11 +597,13 @@ identify() {
     untouched "$subvolume" "$of_subvolume" || fail "the new snapshot of $blank is not blank" "$cure_of_a_failed_step"
 }
 
+ask_id() { exec btrfs inspect-internal rootid "$top/$subvolume" >"$run/.id" 2>/dev/null; } # verify reads it, and judges
+
 make_durable() { change 'committing' btrfs filesystem sync "$top"; }
 
 verify() { # the name that was free until our snapshot has an empty subvolume now
-    btrfs inspect-internal rootid "$top/$subvolume" >"$run/.words" 2>/dev/null
-    read -r id <"$run/.words" || id=
+    wait # for ask_id
+    read -r id <"$run/.id" || id=
     case $id in
     '' | *[!0-9]*) fail "btrfs does not give the id of $subvolume" "$cure_of_a_failed_step" ;;
     esac

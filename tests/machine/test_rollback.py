@@ -102,7 +102,7 @@ def test_homes_are_set_aside_whole_and_agents_is_blank(
     assert disk.payloads(btrfs_top) == before
     assert len(disk.old_homes(btrfs_top)) == kept
     assert b"@agents.new" not in files.names(btrfs_top)
-    assert sorted(os.listdir(initrd.run / "nuketown")) == [".clock", ".words", "rollback", "top"]
+    assert sorted(os.listdir(initrd.run / "nuketown")) == [".clock", ".id", ".words", "rollback", "top"]
     fresh, proof = disk.info(btrfs_top, "@agents"), initrd.proof()
     assert proof is not None
     assert (proof["uuid"], proof["id"]) == (str(fresh.uuid), str(fresh.id))

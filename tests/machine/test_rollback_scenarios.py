@@ -34,7 +34,7 @@ pytestmark = pytest.mark.root
 COMMAND = "persist rollback"
 RUNNERS = (*disk.SHELLS, COMMAND)
 NOTHING_MOUNTED = "! grep /nuketown/ /proc/self/mountinfo >&2 && exit $status"
-OWN = {"rollback.lock", "top", ".clock", ".words", "ballast.lock"}
+OWN = {"rollback.lock", "top", ".clock", ".id", ".words", "ballast.lock"}
 
 
 # ---------------------------------------------------------------- who runs it

@@ -16,6 +16,7 @@ put_blank() { # two renames, and no commit after the second
     mv -T "$top/$new" "$top/$subvolume"
     uuid=$(btrfs subvolume show "$top/$subvolume") uuid=${uuid#*UUID:} uuid=${uuid%%Parent*}
     uuid=${uuid#"${uuid%%[![:space:]]*}"} uuid=${uuid%%[[:space:]]*}
+    ask_id &
 }
 """
 
@@ -24,7 +25,7 @@ put_blank() { # the old home passes through the name that the next run takes for
     mv -T "$top/$subvolume" "$top/$new"
     btrfs subvolume snapshot -r "$top/$blank" "$top/$subvolume" >/dev/null
     identify
-    writable "$subvolume"
+    open_up
     set_aside "$new"
     btrfs filesystem sync "$top"
 }
@@ -40,7 +41,7 @@ put_blank() { # nothing to begin with where the step between was cut off
     btrfs filesystem sync "$top"
     btrfs subvolume snapshot -r "$top/$blank" "$top/$subvolume" >/dev/null
     identify
-    writable "$subvolume"
+    open_up
 }
 """
 
@@ -57,7 +58,7 @@ put_blank() { # the home goes before there is anything in its place, and is kept
     btrfs subvolume delete -c "$top/$subvolume" >/dev/null
     btrfs subvolume snapshot -r "$top/$blank" "$top/$subvolume" >/dev/null
     identify
-    writable "$subvolume"
+    open_up
 }
 """
 
