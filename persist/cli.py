@@ -52,6 +52,14 @@ def parser() -> cli.Parser:
         example="persist restore ada", agents="*",
     )  # fmt: skip
     restore.add_argument("--dry-run", action="store_true", help="print the plan")
+    restore.add_argument("--at", metavar="TIME|SNAPSHOT", help="not the newest state: one that `persist log` shows")
+    restore.add_argument(
+        "--take-over", action="store_true", help="sync these agents from this machine, whichever holds them now"
+    )
+    restore.add_argument(
+        "--at-least", metavar="N", type=int, default=0, help="refuse a store whose newest generation is older"
+    )
+    restore.add_argument("--limit-rate", metavar="RATE", help="at most so many bytes a second, such as 10M")
 
     sync = cli.verb(
         verbs, "sync", cli.lazy("persist.sync"),
@@ -66,6 +74,7 @@ def parser() -> cli.Parser:
     sync.add_argument(
         "--take-over", action="store_true", help="go on over what another machine synced since (its history stays)"
     )
+    sync.add_argument("--limit-rate", metavar="RATE", help="at most so many bytes a second, such as 10M")
 
     lost = cli.verb(
         verbs, "lost", cli.lazy("persist.lost"),
@@ -108,8 +117,70 @@ def parser() -> cli.Parser:
     recall.add_argument("--to", metavar="DIR", help="where it is mounted (made when missing)", required=True)
     recall.add_argument("--dry-run", action="store_true", help="print what would be done")
     recall.add_argument("--exec", action="store_true", help="let programs in it run; without it the mount is noexec")
+    _store(verbs)
     _machine(verbs)
     return top
+
+
+def _store(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
+    """What is done with the store, apart from sync and restore."""
+    log = cli.verb(
+        verbs, "log", cli.lazy("persist.log"),
+        says="the states of agents in the store, newest first, branches too",
+        example="persist log ada", agents="*",
+    )  # fmt: skip
+    log.add_argument("--json", action="store_true", help="the same as JSON")
+
+    get = cli.verb(
+        verbs, "get", cli.lazy("persist.get"),
+        says="one file or directory of a state in the store, to standard output or a directory",
+        example="persist get ada projects/notes.md\n  persist get ada@3f9c21 projects --to /srv/look",
+    )  # fmt: skip
+    get.add_argument("what", metavar="AGENT[@SNAPSHOT]", help="the newest state, or one that `persist log` shows")
+    get.add_argument("paths", metavar="PATH", nargs="+", help="relative to the home")
+    get.add_argument("--to", metavar="DIR", help="where it goes (made when missing); without it, one file to stdout")
+
+    verify = cli.verb(
+        verbs, "verify", cli.lazy("persist.upkeep.verify"),
+        says="check that the store holds all that its states name",
+        example="persist verify --read-data 5%", agents="*",
+    )  # fmt: skip
+    verify.add_argument("--read-data", metavar="N%", help="also read that share of all data, chosen at random")
+    verify.add_argument("--json", action="store_true", help="the same as JSON")
+
+    prune = cli.verb(
+        verbs, "prune", cli.lazy("persist.upkeep.prune"),
+        says="remove states that sync.keep does not keep, and then, a day later, what only they held",
+        example="persist prune --dry-run", agents="*",
+    )  # fmt: skip
+    prune.add_argument("--dry-run", action="store_true", help="print what would be done")
+    prune.add_argument("--json", action="store_true", help="the same as JSON")
+
+    forget = cli.verb(
+        verbs, "forget", cli.lazy("persist.upkeep.forget"),
+        says="remove states by name; what only they held goes with the next prunes",
+        example="persist forget ada@3f9c21 --dry-run",
+    )  # fmt: skip
+    forget.add_argument("what", metavar="AGENT@SNAPSHOT", nargs="+", help="states that `persist log` shows")
+    forget.add_argument("--dry-run", action="store_true", help="print what would be done")
+
+    repair = cli.verb(
+        verbs, "repair", cli.lazy("persist.upkeep.repair"),
+        says="after damage: make whole what this machine still has, list what nobody has",
+        example="persist repair ada --dry-run", agents="*",
+    )  # fmt: skip
+    repair.add_argument("--dry-run", action="store_true", help="only list")
+    repair.add_argument("--json", action="store_true", help="the same as JSON")
+
+    key = cli.verb(
+        verbs, "key", cli.lazy("persist.key"),
+        says="who can open the store's key; add, remove, or begin a new key",
+        example="persist key show\n  persist key add age1…",
+    )  # fmt: skip
+    key.add_argument("do", choices=("show", "add", "remove", "rotate"))
+    key.add_argument("recipient", nargs="?", help="for add and remove: age1…, ssh-ed25519 AAAA… or a fingerprint")
+    key.add_argument("--json", action="store_true", help="show as JSON")
+    key.add_argument("--dry-run", action="store_true", help="print what would be done")
 
 
 def _machine(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
