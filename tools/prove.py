@@ -61,15 +61,19 @@ def _section(name: str) -> str:
 
 
 def _when() -> str:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=CHECKOUT, capture_output=True, text=True, check=False
-    )
+    commit = _git("describe", "--always")
+    if _git("status", "--porcelain", "--", ".", ":!docs/proof.md"):  # the page itself changes from part to part
+        commit += "-dirty"
     progs = subprocess.run(["btrfs", "--version"], capture_output=True, text=True, check=True).stdout.strip()
     return (
-        f"{datetime.datetime.now(datetime.UTC).date()}, commit {commit.stdout.strip() or 'unknown'}, kernel "
+        f"{datetime.datetime.now(datetime.UTC).date()}, commit {commit or 'unknown'}, kernel "
         f"{platform.release().split('-')[0]}, {progs}, Python {platform.python_version()}, {os.cpu_count()} cores, "
         f"NUKETOWN_SCALE={SCALE} NUKETOWN_SEED={SEED}."
     )
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=CHECKOUT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _kept() -> dict[str, str]:
