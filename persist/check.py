@@ -53,9 +53,6 @@ def notes(spec: Spec) -> Iterator[Problem]:
         yield Problem("town.btrfs", "is left out: no home is wiped at boot")
     if town.store is not None:
         yield Problem("town.sync.every", "is read only: no timer is made yet, run persist sync by one of your own")
-        yield Problem("town.sync.keep", "is read only: nothing prunes the store yet")
-        if town.store.startswith("s3:"):
-            yield Problem("town.store", "s3:// is not carried out by this version, which knows file:// stores only")
     for agent in spec.agents:
         if agent.sudo:
             yield Problem(f"agents.{agent.name}.sudo", "goes into the agent's documents only: it gives no right")

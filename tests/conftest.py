@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from demo import loopback
+from tests.store.servers import given, moto, rclone
 from town import btrfs, kernel, process
+
+__all__ = ["given", "moto", "rclone"]  # fixtures of every suite
 
 
 def pytest_configure() -> None:

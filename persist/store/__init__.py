@@ -7,10 +7,9 @@ A store is not trusted: whoever runs it may read, change, drop and replay object
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
+from town import store_url
 from town.failure import BAD_CONFIG, Failure, TryLater
 from town.spec import Spec
 from town.terminal import shown
@@ -29,10 +28,8 @@ class NoStore(StoreMissing):
     status = BAD_CONFIG
 
 
-class StoreBeyond(Failure):
-    """The spec names a store of a kind that this version does not carry out. It must change first."""
-
-    status = BAD_CONFIG
+class NoSuchBucket(StoreMissing):
+    """The server knows no bucket of the name that the spec says."""
 
 
 class StoreForeign(Failure):
@@ -55,8 +52,38 @@ class StoreDenied(Failure):
     """The store may not be read or written with the rights at hand."""
 
 
+class NoCredentials(StoreDenied):
+    """Nothing says with which key the store is to be asked."""
+
+
+class WrongCredentials(StoreDenied):
+    """The store does not know the key, or not with that secret."""
+
+
+class StoreRefused(Failure):
+    """The store refused a request for a reason of its own; its words are in the message."""
+
+
 class StoreUnreachable(TryLater):
-    """The store did not answer. Trying again may help."""
+    """The store did not answer, or not to the end. Trying again may help."""
+
+
+class NotAStore(StoreUnreachable):
+    """Something else than a store answered: a web server, a proxy, a page to log in. Trying again may help."""
+
+
+class ClockSkew(TryLater):
+    """The clock of this machine and that of the store differ too much. Trying again helps once it is set."""
+
+
+class WrongRegion(Failure):
+    """The bucket lies in another region than the spec says. It must change first."""
+
+    status = BAD_CONFIG
+
+
+class TlsFailed(Failure):
+    """The server did not prove that it is the one that the URL names."""
 
 
 class KeyMismatch(Failure):
@@ -77,14 +104,24 @@ class BadKey(Failure):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One object of a listing; `size` in bytes."""
+    """One object of a listing; `size` in bytes, `modified` in seconds since the epoch by the store's own clock."""
 
     key: str
     size: int
+    modified: float = 0.0
 
 
 class Store(Protocol):
-    """Objects by key. Every call may raise StoreUnreachable, StoreDenied, BadKey; writes also StoreFull."""
+    """Objects by key. Every call may raise StoreUnreachable, StoreDenied, BadKey; writes also StoreFull.
+
+    All of it may be called by several threads at once. A write whose outcome is unknown is settled inside, by reading
+    the key back. docs/s3.md says where a server without conditional writes promises less.
+    """
+
+    @property
+    def requests(self) -> int:
+        """How many requests were sent so far, second tries included."""
+        ...
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """The bytes from `offset`, at most `length` (fewer where the object ends). Raises ObjectMissing."""
@@ -114,6 +151,10 @@ class Store(Protocol):
         """The object's length in bytes. Raises ObjectMissing."""
         ...
 
+    def now(self) -> float:
+        """Seconds since the epoch by the store's own clock, to about a second."""
+        ...
+
 
 def checked_key(key: str) -> str:
     """`key` when an object may have it: `[a-z0-9][a-z0-9._-]*` components, no `..`. Raises BadKey."""
@@ -133,17 +174,12 @@ def whole(store: Store, key: str, limit: int) -> bytes:
 
 
 def checked_url(spec: Spec) -> str:
-    """The URL of the town's store, of a kind that this version carries out. Raises NoStore, StoreBeyond."""
+    """The URL of the town's store. Raises NoStore."""
     url = spec.town.store
     if url is None:
         raise NoStore(
             f"{shown(str(spec.file))}: the town has no store",
             hint="set town.store, for example file:///var/lib/nuketown/store",
-        )
-    if (scheme := urlsplit(url).scheme) != "file":
-        raise StoreBeyond(
-            f"town.store: {shown(scheme)}:// is not carried out by this version, which knows file:// stores only",
-            hint="use a directory, for example file:///var/lib/nuketown/store",
         )
     return url
 
@@ -151,10 +187,22 @@ def checked_url(spec: Spec) -> str:
 def open_store(spec: Spec, *, make: bool = False) -> Store:
     """The store that the spec names; with `make`, its directory is made when it is missing, none above it.
 
-    Raises NoStore, StoreBeyond, StoreMissing, StoreDenied, Unsafe. Whose store it is, `persist.bucket.opening` finds
-    out.
+    A bucket is never made, and is asked nothing here. Raises NoStore, StoreMissing, StoreDenied, Unsafe. Whose store it
+    is, `persist.bucket.opening` finds out.
     """
     from persist.store.directory import DirectoryStore
 
-    path = Path(unquote(urlsplit(checked_url(spec)).path))
-    return DirectoryStore.make(path) if make else DirectoryStore(path)
+    match store_url.parse(checked_url(spec)):
+        case store_url.Directory(path):
+            return DirectoryStore.make(path) if make else DirectoryStore(path)
+        case store_url.Bucket() as place:
+            from persist.store.s3 import S3Store
+
+            return S3Store.of(spec, place)
+
+
+def limited(store: Store, rate: float) -> Store:
+    """The same store, to and from which at most `rate` bytes a second pass: one budget for all threads, both ways."""
+    from persist.store.pace import limited
+
+    return limited(store, rate)

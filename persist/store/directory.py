@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from threading import Lock
 
 from persist.store import (
     INIT,
@@ -60,6 +61,8 @@ class DirectoryStore:
                     hint=f"mount what holds it; where there never was one, {INIT}",
                 ) from error
         self._swept: set[str] = set()
+        self._lock = Lock()
+        self.requests = 0  # calls: each is one
 
     @classmethod
     def make(cls, path: Path) -> "DirectoryStore":
@@ -101,6 +104,7 @@ class DirectoryStore:
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """See `Store.put_if_absent`."""
+        self._sent()
         with self._parent(key) as (directory, name), _beside(directory, data) as made:
             try:
                 os.link(made, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
@@ -111,6 +115,7 @@ class DirectoryStore:
 
     def replace_if_unchanged(self, key: str, old: bytes, new: bytes) -> bool:
         """See `Store.replace_if_unchanged`."""
+        self._sent()
         with self._parent(key) as (directory, name), self._alone():
             try:
                 if self.get(key) != old:
@@ -124,14 +129,16 @@ class DirectoryStore:
 
     def list(self, prefix: str) -> Iterator[Found]:
         """See `Store.list`."""
+        self._sent()
         with _named(self._path):
             yield from sorted(self._below("", prefix), key=lambda found: found.key)
 
     def delete(self, key: str) -> None:
         """See `Store.delete`."""
+        self._sent()
         above = PurePosixPath(checked_key(key)).parent
         with (
-            _named(f"{self._path}: {key}"),
+            _named(self._path, key),
             suppress(FileNotFoundError),
             opened(files.open_beneath(self._fd, above)) as directory,
         ):
@@ -143,9 +150,18 @@ class DirectoryStore:
         with self._object(key) as fd:
             return os.fstat(fd).st_size
 
+    def now(self) -> float:
+        """See `Store.now`: the clock that the files' times come from."""
+        return time.time()
+
+    def _sent(self) -> None:
+        with self._lock:
+            self.requests += 1
+
     @contextmanager
     def _object(self, key: str) -> Iterator[int]:
-        with _named(f"{self._path}: {shown(key)}"):
+        self._sent()
+        with _named(self._path, shown(key)):
             try:
                 fd = files.open_beneath(self._fd, checked_key(key), _READ)
             except (FileNotFoundError, NotADirectoryError) as error:
@@ -158,7 +174,7 @@ class DirectoryStore:
     @contextmanager
     def _parent(self, key: str) -> Iterator[tuple[int, str]]:
         path = PurePosixPath(checked_key(key))
-        with _named(f"{self._path}: {key}"), opened(self._made(path.parent)) as directory:
+        with _named(self._path, key), opened(self._made(path.parent)) as directory:
             if str(path.parent) not in self._swept:
                 self._swept.add(str(path.parent))
                 _sweep(directory, time.time() - _LEFTOVER)
@@ -188,7 +204,8 @@ class DirectoryStore:
                         yield from self._below(key, prefix)
                 elif key.startswith(prefix):
                     with suppress(FileNotFoundError):  # deleted meanwhile
-                        yield Found(key, entry.stat(follow_symlinks=False).st_size)
+                        found = entry.stat(follow_symlinks=False)
+                        yield Found(key, found.st_size, found.st_mtime)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -254,13 +271,16 @@ def _only_ours(path: Path) -> None:
 
 
 @contextmanager
-def _named(what: str) -> Iterator[None]:
+def _named(path: str, key: str = "") -> Iterator[None]:
+    """What fails about an object of the store at `path`, or about all of it, is named; both can be shown."""
     try:
         yield
     except Failure:
         raise
     except OSError as error:
-        raise _kind(error)(f"{what}: {error.strerror}") from error
+        kind, what = _kind(error), f"{path}: {key}" if key else path
+        hint = f"make room in {path}; then the same command goes on" if kind is StoreFull else ""
+        raise kind(f"{what}: {error.strerror}", hint=hint) from error
 
 
 def _kind(error: OSError) -> type[Failure]:

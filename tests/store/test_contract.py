@@ -2,26 +2,53 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from persist.store import BadKey, Found, ObjectExists, ObjectMissing, Store, StoreDamaged, whole
+from persist.store import BadKey, ObjectExists, ObjectMissing, Store, StoreDamaged, limited, whole
 from persist.store.directory import DirectoryStore
 from persist.store.memory import MemoryStore
+from tests.store.servers import Server
 
 Again = Callable[[], Store]  # the same store, opened once more
+STORES = ["directory", "memory", "moto below a prefix", "rclone", "directory at a pace"]
+if "S3_ENDPOINT" in os.environ:
+    STORES += ["given", "given below a prefix"]
+# Without conditional writes nobody is promised to be the only one: test_s3.py says what is.
+one_wins = pytest.mark.parametrize("kind", [name for name in STORES if "rclone" not in name])
+RATE = 1 << 30  # bytes a second: nothing waits, and every byte goes through the pace
 
 
-@pytest.fixture(params=["directory", "memory"])
-def again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Again]:
-    if request.param == "memory":
-        one = MemoryStore()
-        yield lambda: one
-    else:
-        DirectoryStore.make(tmp_path / "store")
-        yield lambda: DirectoryStore(tmp_path / "store")
+@pytest.fixture(params=STORES)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def again(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Again]:
+    name = kind.partition(" ")[0]
+    opened: list[Store] = []
+
+    def remembered(one: Store) -> Store:
+        opened.append(limited(one, RATE) if kind.endswith("at a pace") else one)
+        return opened[-1]
+
+    match name:
+        case "memory":
+            one = MemoryStore()
+            yield lambda: one
+        case "directory":
+            DirectoryStore.make(tmp_path / "store")
+            yield lambda: remembered(DirectoryStore(tmp_path / "store"))
+        case _:
+            server: Server = request.getfixturevalue(name)
+            place = server.bucket("towns/signi" if kind.endswith("prefix") else "")
+            yield lambda: remembered(server.store(place, state=tmp_path))
+    for store in opened:
+        getattr(store, "close", lambda: None)()
 
 
 @pytest.fixture
@@ -50,6 +77,7 @@ def test_an_empty_object_is_an_object(store: Store) -> None:
     assert not store.put_if_absent("empty", b"")
 
 
+@one_wins
 def test_nothing_is_overwritten(store: Store) -> None:
     store.put("a", b"first")
     with pytest.raises(ObjectExists):
@@ -90,11 +118,44 @@ def test_a_listing_is_of_a_prefix_and_in_order(store: Store) -> None:
     for key in ("commits/b/2", "commits/a/10", "commits/a/1", "commits/ab", "config"):
         store.put(key, key.encode())
     assert [found.key for found in store.list("commits/a")] == ["commits/a/1", "commits/a/10", "commits/ab"]
-    assert list(store.list("commits/a/")) == [Found("commits/a/1", 11), Found("commits/a/10", 12)]
+    assert [(one.key, one.size) for one in store.list("commits/a/")] == [("commits/a/1", 11), ("commits/a/10", 12)]
     assert [found.key for found in store.list("")] == [
         "commits/a/1", "commits/a/10", "commits/ab", "commits/b/2", "config",
     ]  # fmt: skip
     assert list(store.list("nothing/here")) == []
+
+
+@pytest.mark.parametrize("kind", ["memory", "rclone"])
+def test_a_listing_of_more_than_a_page_is_whole(store: Store) -> None:
+    keys = [f"packs/{number:04}" for number in range(1010)]  # a page of S3 is 1,000
+    in_threads(4, lambda one: [store.put(key, b"x") for key in keys[one::4]])
+    assert [found.key for found in store.list("packs/")] == keys
+
+
+def test_an_objects_time_is_by_the_clock_of_the_store(store: Store) -> None:
+    before = store.now()
+    store.put("a", b"x")
+    (found,) = store.list("")
+    assert before - 2 <= found.modified <= store.now() + 2
+    assert abs(store.now() - time.time()) < 5
+
+
+def test_requests_are_counted(store: Store) -> None:
+    store.put("a", b"x")
+    before = store.requests
+    store.get("a")
+    assert store.requests == before + 1
+
+
+def test_what_many_threads_put_and_get_at_once_is_not_confused(store: Store) -> None:
+    def work(number: int) -> None:
+        for turn in range(5):
+            data = bytes([number]) * (1000 * turn + number)
+            store.put(f"t{number}/{turn}", data)
+            assert store.get(f"t{number}/{turn}") == data
+
+    in_threads(6, work)
+    assert len(list(store.list("t"))) == 30
 
 
 def test_deleting_is_done_once_and_never_an_error(store: Store) -> None:
@@ -121,39 +182,60 @@ def test_a_key_that_would_leave_the_store_is_refused_everywhere(store: Store, ke
     assert list(store.list("")) == []
 
 
-def test_of_many_threads_exactly_one_puts(again: Again) -> None:
-    won, start = [], threading.Barrier(8)
+def in_threads(count: int, act: Callable[[int], object]) -> None:
+    """`act(number)` in so many threads at once; what one of them raises is raised here."""
+    start, wrong = threading.Barrier(count), []
 
-    def race(number: int) -> None:
-        mine = again()
+    def run(number: int) -> None:
         start.wait()
-        if mine.put_if_absent("head", b"%d" % number):
-            won.append(number)
+        try:
+            act(number)
+        except BaseException as error:
+            wrong.append(error)
 
-    threads = [threading.Thread(target=race, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(won) == 1
-    assert again().get("head") == b"%d" % won[0]
+    if wrong:
+        raise wrong[0]
 
 
+@one_wins
+def test_of_many_threads_exactly_one_puts(again: Again) -> None:
+    stores = [again() for _ in range(4)]
+    for turn in range(5):
+        won: list[int] = []
+        key = f"head/{turn}"
+        in_threads(4, lambda n, k=key, w=won: stores[n].put_if_absent(k, b"%d" % n) and w.append(n))  # type: ignore[misc]
+        assert len(won) == 1
+        assert stores[0].get(key) == b"%d" % won[0]
+
+
+@one_wins
 def test_of_many_threads_at_most_one_replaces(again: Again) -> None:
-    again().put("lease", b"old")
-    won = []
+    stores = [again() for _ in range(4)]
+    for turn in range(5):
+        won: list[int] = []
+        key = f"lease/{turn}"
+        stores[0].put(key, b"old")
+        in_threads(
+            4,
+            lambda n, k=key, w=won: stores[n].replace_if_unchanged(k, b"old", b"%d" % n) and w.append(n),  # type: ignore[misc]
+        )
+        assert len(won) == 1
+        assert stores[0].get(key) == b"%d" % won[0]
 
-    def race(number: int) -> None:
-        if again().replace_if_unchanged("lease", b"old", b"%d" % number):
-            won.append(number)
 
-    threads = [threading.Thread(target=race, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(won) == 1
-    assert again().get("lease") == b"%d" % won[0]
+def test_whoever_is_told_that_it_put_or_replaced_finds_its_bytes_when_nobody_else_is_there(store: Store) -> None:
+    assert store.put_if_absent("head", b"one")
+    assert not store.put_if_absent("head", b"two")
+    assert not store.put_if_absent("head", b"one")
+    assert store.replace_if_unchanged("head", b"one", b"two")
+    assert not store.replace_if_unchanged("head", b"one", b"three")
+    assert not store.replace_if_unchanged("none", b"", b"three")
+    assert store.get("head") == b"two"
 
 
 def in_children(count: int, act: Callable[[int], bool]) -> list[bool]:
