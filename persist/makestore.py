@@ -1,21 +1,22 @@
 """`persist init --store`: the only thing that makes a store and its key, once.
 
-The order protects data. What is settled is written beside the spec first (`store.lock.toml.begun`), then the key goes
-into the store, then `config`, then the lock. Nothing is ever synced without the lock, so a key that was lost before it
-cannot have data; a key in the store is only adopted when it fits what was settled here, never because it is there.
+The order protects data. What is settled is written beside the spec first (`store.lock.toml.begun`), then the first key
+file goes into the store, then `config`, then the lock. Nothing is ever synced without the lock, so a key that was lost
+before it cannot have data; a key in the store is only adopted when it fits what was settled here, never because it is
+there.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 
-from persist.bucket import lock, opening
+from persist.bucket import keyfile, lock, opening
+from persist.bucket.keyfile import KeyFile
 from persist.bucket.keys import TownKey
 from persist.bucket.lock import StoreLock
 from persist.store import ObjectMissing, Store, StoreForeign, StoreMissing, checked_url, open_store
-from town import cli, files, locks, sops
-from town.failure import DONE, Failure, TryLater
+from town import cli, sops
+from town.failure import DONE, Failure
 from town.spec import Spec
 from town.terminal import shell_word, shown
 
@@ -40,7 +41,7 @@ def make(spec: Spec, dry_run: bool) -> int:
         print(f"make   {where}, its key for {', '.join(map(shown, recipients))}")
         print(f"write  {path}")
         return DONE
-    with _alone(spec):
+    with lock.alone(spec):
         begun = lock.read(spec, lock.BEGUN)
         if begun is None:
             _refuse_locked(spec)  # before anything is made
@@ -56,9 +57,10 @@ def _begin(spec: Spec, store: Store, recipients: tuple[str, ...]) -> None:
     _refuse_taken(spec, store)
     key, now = TownKey.random(), datetime.now(UTC)
     begun = StoreLock.of(key, now)
-    sealed = sops.create({opening.KEY_PATH: key.secret.hex()}, recipients, now=now)
+    file = KeyFile(1, key, recipients=tuple(dict.fromkeys(map(sops.canonical, recipients))))
+    sealed = keyfile.sealed(file, now)
     lock.write(spec, begun, lock.BEGUN)
-    if not store.put_if_absent(opening.KEY, sealed):
+    if not store.put_if_absent(file.name, sealed):
         raise AlreadyMade("somebody else made a store there at this moment", hint="bring the lock that they got")
     _finish(spec, store, begun)
     _warn_unless_it_opens(spec, sealed)
@@ -70,10 +72,11 @@ def _finished(spec: Spec, store: Store, begun: StoreLock) -> bool:
     if locked is not None and locked != begun:
         return False
     try:
-        fits = begun.fits(opening.unlocked(spec, store))
+        number, data = keyfile.newest(store)
     except ObjectMissing:
         return False
-    if not fits:
+    file = keyfile.opened(data, number, opening.keys_at_hand(spec))
+    if not begun.fits(file.key, file.earlier):
         raise StoreForeign(
             "the key in the store is not the one that the interrupted `persist init --store` made",
             hint=f"look who wrote it; to give up that init, remove {shown(str(spec.beside(lock.BEGUN)))}",
@@ -103,7 +106,7 @@ def _refuse_locked(spec: Spec) -> None:
 def _what_is_there(spec: Spec, path: str) -> str:
     """What became of the store that the lock names, and what to do."""
     try:
-        opening.open_bucket(spec)
+        opening.open_bucket(spec, ask=True, remember=False)  # what this machine remembers proves nothing here
     except Failure as failure:
         return (
             f"it cannot be used: {failure.what}. Mount it, or bring it back; only where its data is gone for good: "
@@ -139,14 +142,3 @@ def _warn_unless_it_opens(spec: Spec, sealed: bytes) -> None:
         sops.load(sealed, "the store's key", opening.keys_at_hand(spec))
     except Failure as failure:
         cli.warn("persist", f"this machine cannot use the store that it made: {failure.what}", failure.hint)
-
-
-@contextmanager
-def _alone(spec: Spec) -> Iterator[None]:
-    """One init of a town at a time on this machine; on another, the store's put_if_absent decides."""
-    with files.opened(os.open(spec.file.absolute().parent, files.DIRECTORY & ~os.O_NOFOLLOW)) as fd:
-        # Whoever may read this directory may also lock it: never wait for them.
-        locks.take(
-            fd, TryLater("somebody holds a lock on the spec's directory", hint="lslocks shows who; then try again")
-        )
-        yield

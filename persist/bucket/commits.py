@@ -1,16 +1,16 @@
 """A commit names one whole state of one agent. It is an object of its own, written once, after everything it names.
 
-`commits/<place>/<generation>-<machine>-<salt>`: the head is found by a listing, and no object is ever overwritten, so
-two machines that write at once leave two commits, a fork, and neither loses data.
+`agents/<place>/commit-<generation>-<machine>-<salt>`: the head is found by a listing, and no object is ever
+overwritten, so two machines that write at once leave two commits, a fork, and neither loses data. A `branch-…` is the
+same, and never the head: what a machine had that lost the lease.
 """
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal, cast
 
 from persist.bucket import packing, records, trees
 from persist.bucket.keys import SIZE, AgentKeys
@@ -19,26 +19,29 @@ from persist.bucket.sealing import Seal
 from persist.store import Store, StoreDamaged, StoreForeign, whole
 from town.terminal import shown
 
-MAGIC = b"nuketown commit 1\n"
+Kind = Literal["commit", "branch"]
+MAGIC = b"nuketown commit 2\n"
 LARGEST = 64 << 20  # bytes of a commit, expanded or not
-_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{32})-([0-9a-f]{64})")
+LAST = (1 << 64) - 1  # no generation is higher
+_NAME = re.compile(r"(commit|branch)-([0-9a-f]{16})-([0-9a-f]{32})-([0-9a-f]{64})")
 _TOP: dict[str, type | tuple[type, ...]] = {"path": str, "files": int, "bytes": int, "entry": dict}
 _KEYS: dict[str, type | tuple[type, ...]] = {
     "agent": str, "time": str, "host": str, "machine": str, "generation": int, "parent": (str, type(None)),
-    "root": list, "packs": list, "uid": int, "gid": int,
+    "root": list, "packs": list, "uid": int, "gid": int, "lease": (int, type(None)),
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Name:
-    """The name of a commit; ordered by generation, then machine, then salt."""
+    """The name of a commit or a branch; ordered by generation, then machine, then salt."""
 
     generation: int
     machine: str
     salt: str
+    kind: Kind = "commit"
 
     def __str__(self) -> str:
-        return f"{self.generation:016x}-{self.machine}-{self.salt}"
+        return f"{self.kind}-{self.generation:016x}-{self.machine}-{self.salt}"
 
     @property
     def short(self) -> str:
@@ -46,11 +49,18 @@ class Name:
         return self.salt[:12]
 
     @classmethod
+    def fresh(cls, generation: int, machine: str, kind: Kind = "commit") -> "Name":
+        """A name that nothing has yet. Raises StoreDamaged when the generations are used up."""
+        if generation > LAST:
+            raise StoreDamaged("the store shows a commit of the last generation that there can be")
+        return cls(generation, machine, os.urandom(SIZE).hex(), kind)
+
+    @classmethod
     def parsed(cls, text: str) -> "Name":
         """The name that `text` is. Raises ValueError."""
         if not (match := _NAME.fullmatch(text)):
-            raise ValueError(f"{shown(text)} is no name of a commit")
-        return cls(int(match[1], 16), match[2], match[3])
+            raise ValueError(f"{shown(text[:200])} is no name of a commit")
+        return cls(int(match[2], 16), match[3], match[4], cast(Kind, match[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,10 @@ class Top:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One whole state. `uid` and `gid` are those that the role `agent` stood for; `packs` hold every piece of it."""
+    """One whole state. `uid` and `gid` are those that the role `agent` stood for; `packs` hold every piece of it.
+
+    `parent` is the name of a commit or a branch; `lease` the sequence of the lease that `machine` held.
+    """
 
     agent: str
     time: datetime
@@ -77,6 +90,7 @@ class Commit:
     packs: tuple[Pack, ...]
     uid: int
     gid: int
+    lease: int | None = None
 
     @property
     def files(self) -> int:
@@ -93,56 +107,49 @@ class Commit:
         return next((top for top in self.root if top.path == path), None)
 
 
-def write(store: Store, keys: AgentKeys, commit: Commit, *, random: Callable[[int], bytes] = os.urandom) -> Name:
+def write(store: Store, keys: AgentKeys, commit: Commit, *, kind: Kind = "commit") -> Name:
     """Store a commit; from the moment it appears it is the state. Every pack must be durable already."""
-    name = Name(commit.generation, commit.machine, random(SIZE).hex())
-    key = _key(keys, name)
-    record = packing.packed_record(records.written(_record(commit)))
-    store.put(key, MAGIC + Seal.of(keys.agent, keys.commit, key).close("commit", 0, record, last=True))
+    name = Name.fresh(commit.generation, commit.machine, kind)
+    store.put(key(keys, name), sealed(keys, name, commit))
     return name
 
 
 def read(store: Store, keys: AgentKeys, name: Name) -> Commit:
-    """The commit of that name. Raises ObjectMissing, StoreDamaged."""
-    key = _key(keys, name)
-    data = whole(store, key, LARGEST)
+    """The commit of that name. Raises ObjectMissing, StoreDamaged, StoreForeign."""
+    return opened(keys, name, fetched(store, keys, name))
+
+
+def fetched(store: Store, keys: AgentKeys, name: Name) -> bytes:
+    """The object of that commit, sealed. Raises ObjectMissing, StoreDamaged."""
+    return whole(store, key(keys, name), LARGEST)
+
+
+def key(keys: AgentKeys, name: Name) -> str:
+    """Its key in the store."""
+    return f"agents/{keys.place}/{name}"
+
+
+def sealed(keys: AgentKeys, name: Name, commit: Commit) -> bytes:
+    """The object of a commit that is to have that name."""
+    assert (commit.agent, commit.generation, commit.machine) == (keys.agent, name.generation, name.machine)
+    record = packing.packed_record(records.written(_record(commit)))
+    return MAGIC + Seal.of(keys.agent, keys.commit, key(keys, name)).close("commit", 0, record, last=True)
+
+
+def opened(keys: AgentKeys, name: Name, data: bytes) -> Commit:
+    """What `sealed` sealed under that very name. Raises StoreDamaged, StoreForeign."""
+    where = key(keys, name)
     if not data.startswith(MAGIC):
         if re.match(rb"nuketown commit [0-9]+\n", data):
-            raise StoreForeign(f"{key} was written by a newer version", hint="install the nuketown that wrote it")
-        raise StoreDamaged(f"{key} is not a commit")
-    record = Seal.of(keys.agent, keys.commit, key).open("commit", 0, data[len(MAGIC) :], last=True)
-    commit = _parsed(records.read(packing.unpacked_record(record, LARGEST), key), key)
+            raise StoreForeign(
+                f"{where} is of another version of the format", hint="install the nuketown that wrote it"
+            )
+        raise StoreDamaged(f"{where} is not a commit")
+    record = Seal.of(keys.agent, keys.commit, where).open("commit", 0, data[len(MAGIC) :], last=True)
+    commit = _parsed(records.read(packing.unpacked_record(record, LARGEST), where), where)
     if (commit.agent, commit.generation, commit.machine) != (keys.agent, name.generation, name.machine):
-        raise StoreDamaged(f"{key} says that it is another commit than its name does")
+        raise StoreDamaged(f"{where} says that it is another commit than its name does")
     return commit
-
-
-def listed(store: Store, keys: AgentKeys) -> list[Name]:
-    """The names of the agent's commits, oldest generation first. Raises StoreDamaged for a name that is none."""
-    prefix = f"commits/{keys.place}/"
-    try:
-        return sorted(Name.parsed(found.key.removeprefix(prefix)) for found in store.list(prefix))
-    except ValueError as error:
-        raise StoreDamaged(
-            f"{prefix} in the store: {error}", hint="nuketown did not write it: look at it, then remove it"
-        ) from error
-
-
-def head(names: list[Name]) -> Name | None:
-    """The newest commit. Of a fork (several of the newest generation) the one whose name sorts last, everywhere."""
-    return max(names, default=None)
-
-
-def forks(names: list[Name]) -> list[tuple[Name, ...]]:
-    """Commits of one generation, where there are several: written by two machines that did not know of each other."""
-    of: dict[int, list[Name]] = {}
-    for name in names:
-        of.setdefault(name.generation, []).append(name)
-    return [tuple(sorted(same)) for same in of.values() if len(same) > 1]
-
-
-def _key(keys: AgentKeys, name: Name) -> str:
-    return f"commits/{keys.place}/{name}"
 
 
 def _record(commit: Commit) -> dict[str, Any]:
@@ -160,6 +167,7 @@ def _record(commit: Commit) -> dict[str, Any]:
         "packs": [pack.record for pack in commit.packs],
         "uid": commit.uid,
         "gid": commit.gid,
+        "lease": commit.lease,
     }
 
 
@@ -186,6 +194,7 @@ def _commit(fields: dict[str, Any], what: str) -> Commit:
         packs=tuple(Pack.parsed(pack) for pack in fields["packs"]),
         uid=fields["uid"],
         gid=fields["gid"],
+        lease=fields["lease"],
     )
 
 

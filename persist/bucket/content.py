@@ -55,7 +55,7 @@ class Content:
 
 
 def write(writer: Writer, kind: Piece, pieces: Iterable[bytes]) -> Content:
-    """Store a stream that is cut already."""
+    """Store a stream that is cut already; no piece is empty."""
     found, depth = [writer.add(kind, piece) for piece in pieces], 0
     while len(found) > INLINE:
         found, depth = [writer.add("tree", b"".join(group)) for group in _lists(found)], depth + 1
@@ -72,15 +72,23 @@ def read(reader: Reader, kind: Piece, content: Content) -> Iterator[bytes]:
 
 
 def ids(reader: Reader, content: Content) -> Iterator[bytes]:
-    """The id of every piece of a stream, lists of ids among them; reads those lists only. Raises as `read` does."""
-    yield from content.ids
-    for id_ in content.ids if content.depth else ():
-        yield from ids(reader, _listed(reader, id_, content.depth))
+    """The id of every piece of a stream, lists of ids among them; reads those lists only, each once at each depth.
+
+    Raises as `read` does. So lists that name each other over and over take no time that grows with the depth.
+    """
+    left, done = [content], set[tuple[int, bytes]]()
+    while left:
+        at = left.pop()
+        yield from at.ids
+        for id_ in at.ids if at.depth else ():
+            if (at.depth, id_) not in done:
+                done.add((at.depth, id_))
+                left.append(_listed(reader, id_, at.depth))
 
 
 def _listed(reader: Reader, id_: bytes, depth: int) -> Content:
     listed = reader.get("tree", id_)
-    if not listed or len(listed) % SIZE:
+    if not listed or len(listed) % SIZE or len(listed) > _LIST_MAX * SIZE:
         raise StoreDamaged("a list of pieces has a length that it cannot have")
     return Content(tuple(listed[at : at + SIZE] for at in range(0, len(listed), SIZE)), depth - 1)
 

@@ -1,9 +1,16 @@
-"""What is derived from the town's key: HKDF-SHA256 (RFC 5869), one subkey for each purpose and agent."""
+"""What is derived from the town's keys: HKDF-SHA256 (RFC 5869), one subkey for each purpose, agent and epoch."""
 
 import secrets
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from persist.bucket import FORMAT, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from blake3 import blake3
 
 SIZE = 32  # bytes of every key, salt and id
 _SALT = f"{FORMAT} {VERSION}".encode()
@@ -11,17 +18,18 @@ _SALT = f"{FORMAT} {VERSION}".encode()
 
 @dataclass(frozen=True, slots=True)
 class TownKey:
-    """The 256-bit key of one store. It never appears in a repr."""
+    """The 256-bit key of one epoch of a store; epochs are counted from 1. It never appears in a repr."""
 
     secret: bytes = field(repr=False)
+    epoch: int = 1
 
     def __post_init__(self) -> None:
         assert len(self.secret) == SIZE
 
     @classmethod
-    def random(cls) -> "TownKey":
+    def random(cls, epoch: int = 1) -> "TownKey":
         """A new key."""
-        return cls(secrets.token_bytes(SIZE))
+        return cls(secrets.token_bytes(SIZE), epoch)
 
     @property
     def commitment(self) -> str:
@@ -35,24 +43,30 @@ class TownKey:
 
 @dataclass(frozen=True, slots=True)
 class AgentKeys:
-    """What one agent's data is sealed and named with. Nothing of it opens another agent's."""
+    """What one agent's data is sealed and named with in one epoch. Nothing of it opens another agent's."""
 
     agent: str
     place: str  # the name that stands for the agent in keys of objects, 32 hex digits
+    epoch: int
     pack: bytes = field(repr=False)
-    commit: bytes = field(repr=False)
+    commit: bytes = field(repr=False)  # also of branches
+    lease: bytes = field(repr=False)
+    tomb: bytes = field(repr=False)
     data: bytes = field(repr=False)  # ids of pieces of files
     tree: bytes = field(repr=False)  # ids of pieces of listings: a file can never pass for one
     chunks: int = field(repr=False)  # moves the boundaries of chunks
 
     @classmethod
     def of(cls, town: TownKey, agent: str) -> "AgentKeys":
-        """The keys of one agent of a town."""
+        """The keys of one agent of a town, in the epoch of that key."""
         return cls(
             agent,
             place=town.derived("place", agent, 16).hex(),
+            epoch=town.epoch,
             pack=town.derived("pack", agent),
             commit=town.derived("commit", agent),
+            lease=town.derived("lease", agent),
+            tomb=town.derived("tomb", agent),
             data=town.derived("id data", agent),
             tree=town.derived("id tree", agent),
             chunks=int.from_bytes(town.derived("chunks", agent, 8), "big") >> 1,  # pyfastcdc takes 63 bits
@@ -60,14 +74,25 @@ class AgentKeys:
 
     def id(self, kind: str, piece: bytes | memoryview) -> bytes:
         """The id of a piece (`data` or `tree`): BLAKE3 keyed for the agent, so equal pieces of two agents differ."""
-        from blake3 import blake3
+        return _blake3()(piece, key=self.tree if kind == "tree" else self.data).digest()
 
-        return blake3(piece, key=self.tree if kind == "tree" else self.data).digest()
+
+@lru_cache(maxsize=1)
+def _blake3() -> "type[blake3]":
+    # An import statement in `id` would be run for every piece.
+    from blake3 import blake3
+
+    return blake3
+
+
+@lru_cache(maxsize=1)
+def _hkdf() -> "Callable[[bytes, bytes, bytes, int], bytes]":
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    return lambda secret, salt, info, length: HKDF(SHA256(), length, salt, info).derive(secret)
 
 
 def hkdf(secret: bytes, salt: bytes, info: bytes, length: int = SIZE) -> bytes:
     """HKDF-SHA256."""
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-    return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(secret)
+    return _hkdf()(secret, salt, info, length)

@@ -1,12 +1,16 @@
-"""`identities/store.lock.toml`, beside the spec: which key the town's store has. Everybody may read it.
+"""`identities/store.lock.toml`, beside the spec: which keys the town's store has. Everybody may read it.
 
-SOPS does not say who wrote a file, so a store's key proves nothing by itself; every machine accepts only the key whose
-commitment stands here. `persist init --store` writes it once; nothing else does.
+SOPS does not say who wrote a file, so a store's key proves nothing by itself; every machine accepts only the keys
+whose commitments stand here, one for each epoch. `persist init --store` writes it, `persist key rotate` adds to it;
+nothing else does.
 """
 
 import hmac
 import os
+import re
 import tomllib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,14 +18,15 @@ from pathlib import Path
 from persist.bucket import FORMAT, VERSION
 from persist.bucket.keys import SIZE, TownKey
 from persist.store import StoreForeign
-from town import files
-from town.failure import Failure
+from town import files, locks
+from town.failure import Failure, TryLater
 from town.spec import Spec
 from town.terminal import shown, toml_string
 
 NAME = Path("identities/store.lock.toml")
-BEGUN = Path("identities/store.lock.toml.begun")  # what an init that is under way, or was cut off, has settled
-_LIMIT = 64 << 10
+BEGUN = Path("identities/store.lock.toml.begun")  # what an init or rotate that was cut off had settled
+_LIMIT = 1 << 20
+_COMMITMENT = re.compile(rf"[0-9a-f]{{{2 * SIZE}}}")
 
 
 class BadLock(Failure):
@@ -30,27 +35,42 @@ class BadLock(Failure):
 
 @dataclass(frozen=True, slots=True)
 class StoreLock:
-    """The commitment of a store's key, in hex, and when it was made."""
+    """The commitments of a store's keys, in hex: of the newest epoch, of those before (oldest first); when it began."""
 
     commitment: str
     made: str
+    earlier: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, key: TownKey, now: datetime) -> "StoreLock":
-        """The lock of a new key."""
-        return cls(key.commitment, now.isoformat(timespec="seconds"))
+    def of(cls, key: TownKey, now: datetime, earlier: Iterable[TownKey] = ()) -> "StoreLock":
+        """The lock of a new key, after those of `earlier` epochs."""
+        return cls(key.commitment, now.isoformat(timespec="seconds"), tuple(old.commitment for old in earlier))
 
-    def fits(self, key: TownKey) -> bool:
-        """Whether `key` is the one that the lock names."""
-        return hmac.compare_digest(self.commitment, key.commitment)
+    @property
+    def epoch(self) -> int:
+        """The number of the newest epoch."""
+        return len(self.earlier) + 1
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """The commitments of all epochs, oldest first."""
+        return (*self.earlier, self.commitment)
+
+    def fits(self, key: TownKey, earlier: Iterable[TownKey] = ()) -> bool:
+        """Whether `key` is the one that the lock names, and `earlier` are those of all epochs before."""
+        found = "".join(one.commitment for one in (*earlier, key))
+        return hmac.compare_digest("".join(self.all), found)
 
     @property
     def text(self) -> str:
         """The file."""
+        earlier = "".join(f"    {toml_string(one)},\n" for one in self.earlier)
         return (
-            "# Which key the town's store has. Written once, by `persist init --store`; keep it with the spec.\n"
+            "# Which keys the town's store has: written by `persist init --store` and `persist key rotate`.\n"
+            "# Keep it with the spec.\n"
             f"format = {toml_string(FORMAT)}\nversion = {VERSION}\n"
             f"commitment = {toml_string(self.commitment)}\nmade = {toml_string(self.made)}\n"
+            + (f"earlier = [ # of the epochs before, oldest first\n{earlier}]\n" if earlier else "")
         )
 
 
@@ -65,10 +85,13 @@ def read(spec: Spec, name: Path = NAME) -> StoreLock | None:
         raise BadLock(f"{shown(str(path))} is not TOML: {shown(str(error))}", hint=_CURE) from error
     if table.get("format") != FORMAT or table.get("version") != VERSION:
         raise StoreForeign(f"{shown(str(path))} is of a format that this version does not know")
-    commitment, made = table.get("commitment"), table.get("made", "")
-    if not isinstance(commitment, str) or not isinstance(made, str) or len(commitment) != 2 * SIZE:
+    made, earlier = table.get("made", ""), table.get("earlier", [])
+    if not isinstance(earlier, list) or not isinstance(made, str):
+        raise BadLock(f"{shown(str(path))} is not a lock", hint=_CURE)
+    found = [*earlier, table.get("commitment")]
+    if not all(isinstance(one, str) and _COMMITMENT.fullmatch(one) for one in found):
         raise BadLock(f"{shown(str(path))} holds no commitment", hint=_CURE)
-    return StoreLock(commitment, made)
+    return StoreLock(found[-1], made, tuple(found[:-1]))
 
 
 def write(spec: Spec, lock: StoreLock, name: Path = NAME) -> None:
@@ -82,6 +105,17 @@ def write(spec: Spec, lock: StoreLock, name: Path = NAME) -> None:
     except OSError as error:
         raise files.Unwritable(f"{shown(str(path.parent))} cannot be made: {error.strerror}") from error
     files.write_whole(path, lock.text.encode(), owner=(found.st_uid, found.st_gid))
+
+
+@contextmanager
+def alone(spec: Spec) -> Iterator[None]:
+    """One change of a town's lock at a time on this machine; on another, the store's put_if_absent decides."""
+    with files.opened(os.open(spec.file.absolute().parent, files.DIRECTORY & ~os.O_NOFOLLOW)) as fd:
+        # Whoever may read this directory may also lock it: never wait for them.
+        locks.take(
+            fd, TryLater("somebody holds a lock on the spec's directory", hint="lslocks shows who; then try again")
+        )
+        yield
 
 
 _CURE = "bring it back from where the spec is kept (git)"

@@ -1,6 +1,6 @@
 """Compression of one frame: zstd, with a size that was agreed before a byte is expanded."""
 
-from functools import lru_cache
+import threading
 from typing import TYPE_CHECKING, Literal
 
 from persist.store import StoreDamaged
@@ -48,18 +48,32 @@ def unpacked_record(piece: bytes, limit: int) -> bytes:
         size = frame_content_size(piece)
     except ZstdError as error:
         raise StoreDamaged(f"a record cannot be expanded: {error}") from error
+    if size < 0:
+        raise StoreDamaged("a record does not say how long it is")
     return unpacked("zstd", piece, size, limit=limit)
 
 
-@lru_cache(maxsize=1)
+class _Own(threading.local):
+    """Each thread's own: a context of zstandard must not be used by two at once."""
+
+    compressor: "ZstdCompressor | None" = None
+    decompressor: "ZstdDecompressor | None" = None
+
+
+_own = _Own()
+
+
 def _compressor() -> "ZstdCompressor":
     from zstandard import ZstdCompressor
 
-    return ZstdCompressor(level=1, write_checksum=False)
+    if _own.compressor is None:
+        _own.compressor = ZstdCompressor(level=1, write_checksum=False)
+    return _own.compressor
 
 
-@lru_cache(maxsize=1)
 def _decompressor() -> "ZstdDecompressor":
     from zstandard import ZstdDecompressor
 
-    return ZstdDecompressor()
+    if _own.decompressor is None:
+        _own.decompressor = ZstdDecompressor()
+    return _own.decompressor

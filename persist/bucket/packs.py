@@ -1,26 +1,26 @@
 """A pack: many small pieces in one object of some 16 MiB, `packs/<place>/<id>`; the id is random and salts its key.
 
-    "nuketown pack 1\\n" | frame 0 | frame 1 | … | directory | frames, directory's length: 4 bytes each, big-endian
+    "nuketown pack 2\\n" | frame 0 | frame 1 | … | directory | frames, directory's length: 4 bytes each, big-endian
 
-A frame is sealed blobs, one after the other, compressed together; the directory, sealed as the last frame, says what
-lies where. No length of a file stands outside it.
+A frame is pieces, one after the other, compressed together and sealed; the directory (`persist.bucket.frames`), sealed
+as the last of them, says what lies where. No length of a file stands outside it.
 """
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, NoReturn
 
-from persist.bucket import packing, records
+from persist.bucket import frames, packing
+from persist.bucket.frames import Frame, Kind
 from persist.bucket.keys import SIZE, AgentKeys
-from persist.bucket.sealing import HINT, TAG, Kind, Seal
-from persist.store import ObjectMissing, Store, StoreDamaged
+from persist.bucket.sealing import HINT, TAG, Seal
+from persist.store import ObjectMissing, Store, StoreDamaged, StoreForeign
 
-MAGIC = b"nuketown pack 1\n"
+MAGIC = b"nuketown pack 2\n"
 FULL = 16 << 20  # bytes after which a pack is closed
-LARGEST_DIRECTORY = 64 << 20  # expanded
-MOST_BLOBS = 200_000  # in one pack: some 80 bytes each in its directory
+LARGEST = 64 << 20  # bytes of a pack: none that was written is even half as long
 _TRAILER = struct.Struct(">II")  # frames, sealed bytes of the directory
 _ID = re.compile(r"[0-9a-f]{64}")
 
@@ -46,6 +46,8 @@ class Pack:
             raise ValueError("a pack is [id, size, directory]")
         if not len(MAGIC) + _TRAILER.size + TAG < directory + len(MAGIC) + _TRAILER.size <= size:
             raise ValueError("a pack's directory does not fit into it")
+        if size > LARGEST or directory > frames.LARGEST:
+            raise ValueError("a pack that is larger than any that was written")
         return cls(id_, size, directory)
 
     @property
@@ -55,15 +57,28 @@ class Pack:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame of a pack: where it lies, and the blobs in it as (id, length)."""
+class Packed:
+    """A frame that is compressed and not sealed yet: it can still go into any pack."""
 
     kind: Kind
     codec: packing.Codec
-    offset: int  # of the sealed bytes in the object
-    stored: int  # sealed bytes
+    data: bytes
     size: int  # bytes when expanded
-    blobs: tuple[tuple[bytes, int], ...]
+    ids: tuple[bytes, ...]
+    lengths: Sequence[int]
+
+    @classmethod
+    def of(cls, kind: Kind, ids: tuple[bytes, ...], pieces: Sequence[bytes]) -> "Packed":
+        """Those pieces, compressed together; 8 MiB of them at most."""
+        whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        assert len(whole) <= packing.LARGEST
+        codec, data = packing.packed(whole)
+        return cls(kind, codec, data, len(whole), ids, tuple(map(len, pieces)))
+
+    @property
+    def stored(self) -> int:
+        """Bytes that it takes in a pack."""
+        return len(self.data) + TAG
 
 
 class PackWriter:
@@ -73,93 +88,82 @@ class PackWriter:
         self._id = random(SIZE).hex()
         self.key = f"packs/{keys.place}/{self._id}"
         self._seal = Seal.of(keys.agent, keys.pack, self.key)
-        self._bytes = bytearray(MAGIC)
-        self._blobs = 0
-        self._frames: list[dict[str, object]] = []
-
-    @property
-    def full(self) -> bool:
-        """Whether it is time to close it."""
-        # Many tiny pieces make a long directory, which has a limit of its own.
-        return len(self._bytes) >= FULL or self._blobs >= MOST_BLOBS
+        self._parts: list[bytes] = [MAGIC]
+        self._frames: list[Frame] = []
+        self.ids: list[bytes] = []  # of every piece in it
+        self.size = len(MAGIC)  # bytes so far
 
     @property
     def empty(self) -> bool:
         """Whether nothing is in it."""
         return not self._frames
 
-    def add(self, kind: Kind, blobs: list[tuple[bytes, bytes]]) -> None:
-        """One frame of blobs, (id, bytes) each."""
-        piece = b"".join(data for _, data in blobs)
-        self._blobs += len(blobs)
-        assert len(piece) <= packing.LARGEST
-        codec, small = packing.packed(piece)
-        sealed = self._seal.close(kind, len(self._frames), small)
-        self._bytes += sealed
-        listed = [[id_.hex(), len(data)] for id_, data in blobs]
-        self._frames.append({"kind": kind, "codec": codec, "stored": len(sealed), "size": len(piece), "blobs": listed})
+    def takes(self, bytes_: int, pieces: int) -> bool:
+        """Whether so much more fits: of its bytes, and of its directory, which many tiny pieces make long."""
+        return self.size + bytes_ <= FULL and len(self.ids) + pieces <= frames.MOST
+
+    def add(self, frame: Packed) -> None:
+        """Seal a frame into it."""
+        sealed = self._seal.close(frame.kind, len(self._frames), frame.data)
+        ids = b"".join(frame.ids)
+        self._frames.append(Frame(frame.kind, frame.codec, self.size, len(sealed), frame.size, ids, frame.lengths))
+        self._parts.append(sealed)
+        self.size += len(sealed)
+        self.ids += frame.ids
 
     def closed(self) -> tuple[Pack, bytes]:
-        """The finished pack: what a commit says of it, and the object."""
-        record = packing.packed_record(records.written(self._frames))
-        sealed = self._seal.close("directory", len(self._frames), record, last=True)
-        self._bytes += sealed + _TRAILER.pack(len(self._frames), len(sealed))
-        return Pack(self._id, len(self._bytes), len(sealed)), bytes(self._bytes)
+        """The finished pack: what a commit says of it, and the object. It takes nothing more."""
+        number, record = len(self._frames), packing.packed_record(frames.written(self._frames))
+        sealed = self._seal.close("directory", number, record, last=True)
+        data = b"".join((*self._parts, sealed, _TRAILER.pack(number, len(sealed))))
+        self._parts.clear()
+        return Pack(self._id, len(data), len(sealed)), data
 
 
 class PackReader:
-    """One pack of a store, read by ranges. Everything that it returns was authenticated."""
+    """One pack of a store, read by ranges. Everything that it returns was authenticated. Threads may share it."""
 
     def __init__(self, store: Store, keys: AgentKeys, pack: Pack) -> None:
-        self._store, self._pack = store, pack
+        self._store, self.pack = store, pack
         self.key = pack.key(keys)
         self._seal = Seal.of(keys.agent, keys.pack, self.key)
 
     def frames(self) -> tuple[Frame, ...]:
         """The directory. Raises ObjectMissing, StoreDamaged."""
-        start = self._pack.size - _TRAILER.size - self._pack.directory
-        tail = self._get(start, self._pack.directory + _TRAILER.size)
-        if len(tail) != self._pack.directory + _TRAILER.size:
-            raise StoreDamaged(f"{self.key} is shorter than its commit says", hint=HINT)
+        start = self.pack.size - _TRAILER.size - self.pack.directory
+        tail = self.fetch(start, self.pack.directory + _TRAILER.size)
         number, length = _TRAILER.unpack(tail[-_TRAILER.size :])
+        if length != self.pack.directory:
+            raise StoreDamaged(f"{self.key}: its directory has another length than its commit says", hint=HINT)
         record = self._seal.open("directory", number, tail[:length], last=True)
-        found = _parsed(records.read(packing.unpacked_record(record, LARGEST_DIRECTORY), self.key), self.key)
+        record = packing.unpacked_record(record, frames.LARGEST)
+        found = frames.parsed(record, number, len(MAGIC), self.key)
         if sum(frame.stored for frame in found) + len(MAGIC) != start:
             raise StoreDamaged(f"{self.key}: its frames do not fill it", hint=HINT)
         return found
 
     def read(self, number: int, frame: Frame) -> bytes:
-        """The blobs of a frame, one after the other. Raises ObjectMissing, StoreDamaged."""
-        sealed = self._get(frame.offset, frame.stored)
+        """The pieces of a frame, one after the other. Raises ObjectMissing, StoreDamaged."""
+        return self.opened(number, frame, self.fetch(frame.offset, frame.stored))
+
+    def opened(self, number: int, frame: Frame, sealed: bytes | memoryview) -> bytes:
+        """What a frame holds, from its sealed bytes. Raises StoreDamaged."""
         return packing.unpacked(frame.codec, self._seal.open(frame.kind, number, sealed), frame.size)
 
-    def _get(self, offset: int, length: int) -> bytes:
+    def fetch(self, offset: int, length: int) -> bytes | memoryview:
+        """Exactly those bytes of the object, as they are stored. Raises ObjectMissing, StoreDamaged, StoreForeign."""
+        head = len(MAGIC) if offset == len(MAGIC) else 0  # with the first frame comes what stands before it
         try:
-            return self._store.get(self.key, offset, length)
+            data = self._store.get(self.key, offset - head, length + head)
         except ObjectMissing as missing:
             raise ObjectMissing(missing.what, hint=HINT) from missing
+        if len(data) != length + head:
+            raise StoreDamaged(f"{self.key} is shorter than its commit says", hint=HINT)
+        if head and not data.startswith(MAGIC):
+            self._strange(data[:head])
+        return memoryview(data)[head:] if head else data
 
-
-_FRAME = {"kind": str, "codec": str, "stored": int, "size": int, "blobs": list}
-
-
-def _parsed(record: Any, what: str) -> tuple[Frame, ...]:
-    if not isinstance(record, list):
-        raise StoreDamaged(f"{what}: its directory is not a list of frames")
-    frames, offset = [], len(MAGIC)
-    for each in record:
-        frame = records.checked(what, lambda fields, at=offset: _frame(fields, at), each, _FRAME)  # type: ignore[misc]
-        frames.append(frame)
-        offset += frame.stored
-    return tuple(frames)
-
-
-def _frame(fields: dict[str, Any], offset: int) -> Frame:
-    blobs = tuple((bytes.fromhex(id_), int(length)) for id_, length in fields["blobs"])
-    if fields["kind"] not in ("data", "tree") or fields["codec"] not in get_args(packing.Codec):
-        raise ValueError("an unknown kind of frame")
-    if fields["stored"] < TAG or any(len(id_) != SIZE or length < 0 for id_, length in blobs):
-        raise ValueError("lengths that cannot be")
-    if sum(length for _, length in blobs) != fields["size"]:
-        raise ValueError("blobs that do not fill their frame")
-    return Frame(cast(Kind, fields["kind"]), fields["codec"], offset, fields["stored"], fields["size"], blobs)
+    def _strange(self, found: bytes) -> NoReturn:
+        if re.fullmatch(rb"nuketown pack [0-9]+\n?", found):
+            raise StoreForeign(f"{self.key} is of another version", hint="install the nuketown that wrote it")
+        raise StoreDamaged(f"{self.key} does not begin like a pack", hint=HINT)

@@ -5,14 +5,18 @@ object or another agent is refused like one that was changed.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
 from persist.bucket import FORMAT, VERSION
 from persist.bucket.keys import SIZE, hkdf
 from persist.store import StoreDamaged
 from town.terminal import shown
 
-Kind = Literal["data", "tree", "directory", "commit"]
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+Kind = Literal["data", "tree", "directory", "commit", "lease", "tomb"]
 TAG = 16  # bytes that sealing adds
 _NONCE = 12
 HINT = "put the object back from a copy of the store; nothing of it was used"
@@ -20,37 +24,48 @@ HINT = "put the object back from a copy of the store; nothing of it was used"
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """What one object's pieces are sealed with. `object_` is its key in the store; the last 64 hex digits salt it."""
+    """What one object's pieces are sealed with. `object_` is its key in the store; the last 64 hex digits salt it.
+
+    Several threads may use one seal at once.
+    """
 
     agent: str
     object_: str
-    _key: bytes = field(repr=False)
+    _cipher: "AESGCM" = field(repr=False, compare=False)
+    _place: bytes = field(repr=False)  # what the additional data says of the object
 
     @classmethod
     def of(cls, agent: str, secret: bytes, object_: str) -> "Seal":
         """The seal of the object: `secret` is the agent's subkey for its kind of objects."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
         salt = bytes.fromhex(object_[-2 * SIZE :])
-        return cls(agent, object_, hkdf(secret, salt, b"object"))
+        place = f"\0{agent}\0{object_}\0".encode()
+        return cls(agent, object_, AESGCM(hkdf(secret, salt, b"object")), place)
 
-    def close(self, kind: Kind, number: int, piece: bytes, *, last: bool = False) -> bytes:
+    def close(self, kind: Kind, number: int, piece: bytes | memoryview, *, last: bool = False) -> bytes:
         """The piece, encrypted; TAG bytes longer."""
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        return self._cipher.encrypt(number.to_bytes(_NONCE, "big"), piece, self._says(kind, number, last))
 
-        return AESGCM(self._key).encrypt(number.to_bytes(_NONCE, "big"), piece, self._says(kind, number, last))
-
-    def open(self, kind: Kind, number: int, sealed: bytes, *, last: bool = False) -> bytes:
+    def open(self, kind: Kind, number: int, sealed: bytes | memoryview, *, last: bool = False) -> bytes:
         """What was closed, or StoreDamaged when it is not exactly that piece of this object."""
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
         try:
-            return AESGCM(self._key).decrypt(number.to_bytes(_NONCE, "big"), sealed, self._says(kind, number, last))
-        except (InvalidTag, ValueError) as error:
+            return self._cipher.decrypt(number.to_bytes(_NONCE, "big"), sealed, self._says(kind, number, last))
+        except (_invalid(), ValueError) as error:
             raise StoreDamaged(
                 f"{shown(self.object_)}: {kind} {number} was changed, cut short or moved since it was written",
                 hint=HINT,
             ) from error
 
     def _says(self, kind: Kind, number: int, last: bool) -> bytes:
-        fields = (FORMAT, VERSION, kind, self.agent, self.object_, number, int(last))
-        return "\0".join(map(str, fields)).encode()
+        return b"%b%b%b%d\0%d" % (_HEAD, kind.encode(), self._place, number, last)
+
+
+_HEAD = f"{FORMAT}\0{VERSION}\0".encode()
+
+
+@lru_cache(maxsize=1)
+def _invalid() -> type[Exception]:
+    from cryptography.exceptions import InvalidTag
+
+    return InvalidTag

@@ -6,9 +6,12 @@ Owners are roles (`agent`, `root`, `other`), because numbers mean nothing on ano
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from itertools import chain
+from json.encoder import encode_basestring_ascii as _quoted
+from typing import Any, Literal, get_args
 
-from persist.bucket import content, records
+from persist.bucket import content as contents
+from persist.bucket import records
 from persist.bucket.blobs import Reader, Writer
 from persist.bucket.content import Content
 from persist.store import StoreDamaged
@@ -17,6 +20,9 @@ from town.terminal import shown
 Kind = Literal["file", "dir", "symlink", "fifo"]
 Xattrs = tuple[tuple[bytes, bytes], ...]
 Role = Literal["agent", "root", "other"]
+_KINDS, _ROLES = frozenset(get_args(Kind)), frozenset(get_args(Role))
+LARGEST_XATTRS = 64 << 10  # bytes of names and values of one entry: its line has up to six for each
+MOST_EXTENTS = 2000  # of a sparse file
 _UNSPLIT = 64 << 10  # bytes up to which a listing is one piece
 _FAR = 10**9 << 63  # ns; seconds have 64 bits
 _PIECE_MIN, _PIECE_MAX = 8 << 10, 64 << 10
@@ -74,26 +80,28 @@ def parsed(fields: Any, what: str) -> Entry:
 
 
 def _entry(fields: dict[str, Any]) -> Entry:
-    kind = fields["kind"]
-    owner, group = fields.get("owner", "agent"), fields.get("group", "agent")
-    if kind not in get_args(Kind) or owner not in get_args(Role) or group not in get_args(Role):
+    kind: Kind = fields["kind"]
+    owner: Role = fields.get("owner", "agent")
+    group: Role = fields.get("group", "agent")
+    if kind not in _KINDS or owner not in _ROLES or group not in _ROLES:
         raise ValueError("an unknown kind, or an unknown owner")
     if not -_FAR <= fields["mtime"] < _FAR:
         raise ValueError("a time that no filesystem has")
     mode = 0o777 if kind == "symlink" else fields["mode"]
     if not 0 <= mode <= 0o7777:
         raise ValueError("a mode that cannot be")
-    data = tuple((offset, length) for offset, length in fields["data"]) if "data" in fields else None
     size = fields["size"] if kind == "file" else 0
-    _check_extents(data, size)
+    if not 0 <= size < 1 << 63:
+        raise ValueError("a size that no file has")
+    data = _extents(fields["data"], size) if "data" in fields else None
     return Entry(
         name=checked_name(records.raw(fields["name"])),
-        kind=cast(Kind, kind),
+        kind=kind,
         mode=mode,
         mtime=fields["mtime"],
-        owner=cast(Role, owner),
-        group=cast(Role, group),
-        xattrs=_xattrs(fields.get("xattrs", {})),
+        owner=owner,
+        group=group,
+        xattrs=_xattrs(fields["xattrs"]) if "xattrs" in fields else (),
         size=size,
         content=Content.parsed(fields) if kind in ("file", "dir") else None,
         data=data,
@@ -118,6 +126,8 @@ def _xattrs(fields: dict[str, str]) -> Xattrs:
     found = tuple(sorted((records.raw(name), records.raw(value)) for name, value in fields.items()))
     if not all(kept_xattr(name) for name, _ in found):
         raise ValueError("an extended attribute that this format does not keep")
+    if sum(len(name) + len(value) for name, value in found) > LARGEST_XATTRS:
+        raise ValueError(f"more than {LARGEST_XATTRS:,} bytes of extended attributes")
     return found
 
 
@@ -133,46 +143,126 @@ def _target(fields: dict[str, Any]) -> bytes:
     return target
 
 
-def _check_extents(data: tuple[tuple[int, int], ...] | None, size: int) -> None:
-    if not 0 <= size < 1 << 63:
-        raise ValueError("a size that no file has")
+def _extents(listed: list[Any], size: int) -> tuple[tuple[int, int], ...]:
+    if len(listed) > MOST_EXTENTS:
+        raise ValueError(f"more than {MOST_EXTENTS:,} extents")
     end = 0
-    for offset, length in data or ():
+    for offset, length in listed:
         if type(offset) is not int or type(length) is not int or offset < end or length <= 0 or offset + length > size:
             raise ValueError("extents that overlap or leave the file")
         end = offset + length
+    return tuple((offset, length) for offset, length in listed)
+
+
+def line(  # noqa: PLR0913 - one for each key of the format
+    name: bytes,
+    kind: Kind,
+    mode: int,
+    mtime: int,
+    owner: Role = "agent",
+    group: Role = "agent",
+    *,
+    xattrs: Xattrs = (),
+    size: int = 0,
+    content: Content | None = None,
+    data: tuple[tuple[int, int], ...] | None = None,
+    target: bytes = b"",
+    link: str = "",
+) -> bytes:
+    """`records.written(record(Entry(…)))`, the same bytes without the objects in between: a sync makes many of them."""
+    # The keys in the order in which the format sorts them.
+    said = f'{{{_content(content, data)}"kind":"{kind}",' if group == "agent" else (
+        f'{{{_content(content, data)}"group":"{group}","kind":"{kind}",'
+    )  # fmt: skip
+    if link:
+        said += f'"link":{_quoted(link)},'
+    if kind != "symlink":
+        said += f'"mode":{mode},'
+    said += f'"mtime":{mtime},"name":{_quoted(name.decode("latin-1"))}'
+    if owner != "agent":
+        said += f',"owner":"{owner}"'
+    if kind == "file":
+        said += f',"size":{size}'
+    elif kind == "symlink":
+        said += f',"target":{_quoted(target.decode("latin-1"))}'
+    return (said + (f',"xattrs":{_attributes(xattrs)}}}' if xattrs else "}")).encode("ascii")
+
+
+def _content(content: Content | None, data: tuple[tuple[int, int], ...] | None) -> str:
+    said = ""
+    if content is not None:
+        ids = '","'.join([id_.hex() for id_ in content.ids])
+        said = f'"content":["{ids}"],' if ids else '"content":[],'
+    if data is not None:
+        said += f'"data":[{",".join([f"[{offset},{length}]" for offset, length in data])}],'
+    if content is not None and content.depth:
+        said += f'"depth":{content.depth},'
+    return said
+
+
+def _attributes(xattrs: Xattrs) -> str:
+    return records.written({records.text(name): records.text(value) for name, value in xattrs}).decode("ascii")
+
+
+def line_of(entry: Entry) -> bytes:
+    """The line of an entry."""
+    return line(
+        entry.name, entry.kind, entry.mode, entry.mtime, owner=entry.owner, group=entry.group, xattrs=entry.xattrs,
+        size=entry.size, content=entry.content, data=entry.data, target=entry.target, link=entry.link,
+    )  # fmt: skip
 
 
 def write(writer: Writer, entries: Iterable[Entry]) -> Content:
-    """Store a listing; split by content when it is long, so that one change sends one piece."""
-    lines = [records.written(record(entry)) + b"\n" for entry in sorted(entries, key=lambda entry: entry.name)]
-    return content.write(writer, "tree", _split(lines))
+    """Store a listing, in whatever order the entries are."""
+    return write_lines(writer, map(line_of, sorted(entries, key=lambda entry: entry.name)))
+
+
+def write_lines(writer: Writer, lines: Iterable[bytes]) -> Content:
+    """Store a listing of lines (without their newlines) that are sorted by name.
+
+    Split by content when it is long, so that one change sends one piece; held in memory one piece at a time.
+    """
+    return contents.write(writer, "tree", _split(iter(lines)))
 
 
 def read(reader: Reader, listing: Content) -> Iterator[Entry]:
     """The entries of a listing; names strictly ascending. Raises ObjectMissing, StoreDamaged."""
     before = b""
-    for piece in content.read(reader, "tree", listing):
-        for line in piece.splitlines():
-            entry = parsed(records.read(line, "a line of a listing"), "an entry of a listing")
+    for piece in contents.read(reader, "tree", listing):
+        for fields in records.lines(piece, "a line of a listing"):
+            entry = parsed(fields, "an entry of a listing")
             if entry.name <= before:
                 raise StoreDamaged(f"a listing names {shown(entry.name)} twice, or out of order")
             before = entry.name
             yield entry
 
 
-def _split(lines: list[bytes]) -> Iterator[bytes]:
-    if sum(map(len, lines)) <= _UNSPLIT:
-        if lines:
-            yield b"".join(lines)
-        return
-    piece, size = [], 0
+def _split(lines: Iterator[bytes]) -> Iterator[bytes]:
+    first: list[bytes] = []
+    size = 0
+    for line in lines:
+        first.append(line)
+        size += len(line) + 1
+        if size > _UNSPLIT:
+            yield from _pieces(chain(first, lines))
+            return
+    if first:
+        yield _joined(first)
+
+
+def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
+    piece: list[bytes] = []
+    size = 0
     for line in lines:
         piece.append(line)
-        size += len(line)
+        size += len(line) + 1
         # Some 64 lines a piece; the boundary hangs on the line alone, so an edit moves only the boundary beside it.
-        if (size >= _PIECE_MIN and zlib.crc32(line) & 63 == 0) or size >= _PIECE_MAX:
-            yield b"".join(piece)
+        if (size >= _PIECE_MIN and not zlib.crc32(line) & 63) or size >= _PIECE_MAX:
+            yield _joined(piece)
             piece, size = [], 0
     if piece:
-        yield b"".join(piece)
+        yield _joined(piece)
+
+
+def _joined(lines: list[bytes]) -> bytes:
+    return b"\n".join(lines) + b"\n"

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from persist.bucket import lock, opening
+from persist.bucket import keyfile, lock
 from persist.bucket.opening import open_bucket
 from persist.store.directory import DirectoryStore
+from tests.machine.keystores import Cut, cut_at, empty_store, objects
 from tests.machine.stores import with_store
 from tests.machine.towns import Town
 from town import sops
 
 pytestmark = pytest.mark.root
+KEY = keyfile.name(1)
 
 
 @pytest.fixture
@@ -26,16 +28,11 @@ def town(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Town:
     return made
 
 
-def objects(town: Town) -> dict[str, bytes]:
-    store = DirectoryStore(town.base / "store")
-    return {found.key: store.get(found.key) for found in store.list("")}
-
-
 def test_it_makes_a_key_for_the_recipients_and_a_lock_that_fits(town: Town) -> None:
     said = town.persist("init", "--store")
     assert (said.status, said.err) == (0, "")
-    assert sorted(objects(town)) == ["config", "key"]
-    assert sops.recipients_of(objects(town)["key"], "key") == ((town.base / "recipient").read_text(),)
+    assert sorted(objects(town)) == ["config", KEY]
+    assert sops.recipients_of(objects(town)[KEY], "key") == ((town.base / "recipient").read_text(),)
     found = lock.read(town.spec)
     assert found is not None
     assert found.fits(open_bucket(town.spec).key)
@@ -63,14 +60,13 @@ def test_a_second_run_is_refused_and_changes_nothing(town: Town) -> None:
 
 def test_a_lock_without_a_store_is_no_reason_to_make_one(town: Town) -> None:
     town.persist("init", "--store")
-    for path in (town.base / "store").iterdir():
-        path.unlink()
+    empty_store(town)
     said = town.persist("init", "--store")
     assert said.status == 1
     assert objects(town) == {}
 
 
-@pytest.mark.parametrize("name", ["key", "config", "holiday.jpg"])
+@pytest.mark.parametrize("name", [KEY, "config", "holiday.jpg"])
 def test_a_place_that_holds_something_is_refused(town: Town, name: str) -> None:
     DirectoryStore.make(town.base / "store").put(name, b"not ours")
     said = town.persist("init", "--store")
@@ -111,26 +107,6 @@ def test_a_machine_that_could_not_use_its_own_store_says_so(town: Town) -> None:
     assert "this machine cannot use the store" in said.err
 
 
-class Cut(BaseException):
-    """The power went."""
-
-
-def cut_at(monkeypatch: pytest.MonkeyPatch, where: object, name: str, number: int, *, after: bool) -> None:
-    """Cut at the `number`th call of `where.name`, before or after it is done."""
-    real, calls = getattr(where, name), [0]
-
-    def call(*words: object, **more: object) -> object:
-        calls[0] += 1
-        if calls[0] == number and not after:
-            raise Cut
-        result = real(*words, **more)
-        if calls[0] == number:
-            raise Cut
-        return result
-
-    monkeypatch.setattr(where, name, call)
-
-
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
     ("where", "name", "number"),
@@ -148,10 +124,10 @@ def test_cut_off_anywhere_it_is_finished_by_the_next_run(
         cut_at(patch, where, name, number, after=after)
         with pytest.raises(Cut):
             town.persist("init", "--store")
-    key = objects(town).get("key")
+    key = objects(town).get(KEY)
     assert town.persist("sync").status == 1 or lock.read(town.spec) is not None
     assert town.persist("init", "--store").status == 0
-    assert key in (None, objects(town)["key"])  # never a second key
+    assert key in (None, objects(town)[KEY])  # never a second key
     assert open_bucket(town.spec)
     assert not (town.base / lock.BEGUN).exists()
     assert town.persist("init", "--store").status == 1
@@ -166,8 +142,8 @@ def test_a_key_that_somebody_put_there_meanwhile_is_not_adopted(town: Town, monk
     recipient = (town.base / "recipient").read_text()
     from datetime import UTC, datetime
 
-    planted = sops.create({opening.KEY_PATH: "11" * 32}, [recipient], now=datetime.now(UTC))
-    DirectoryStore(town.base / "store").put("key", planted)
+    planted = sops.create({keyfile.KEY: "11" * 32}, [recipient], now=datetime.now(UTC))
+    DirectoryStore(town.base / "store").put(KEY, planted)
     said = town.persist("init", "--store")
     assert said.status == 1
     assert "not the one that the interrupted" in said.err
@@ -180,8 +156,7 @@ def test_an_emptied_store_with_a_lock_gets_no_second_key_also_when_a_leftover_li
     found = lock.read(town.spec)
     assert found is not None
     lock.write(town.spec, found, lock.BEGUN)
-    for path in (town.base / "store").iterdir():
-        path.unlink()
+    empty_store(town)
     assert town.persist("init", "--store").status == 1
     assert objects(town) == {}
 
@@ -201,18 +176,18 @@ def test_the_lock_belongs_to_whom_the_spec_belongs(town: Town) -> None:
 def test_a_lock_that_is_none_is_named(town: Town, text: str) -> None:
     town.persist("init", "--store")
     (town.base / lock.NAME).write_text(text)
-    said = town.persist("sync")
+    said = town.persist("log")
     assert said.status == 1
     assert "store.lock.toml" in said.err
 
 
-def test_an_s3_store_is_said_to_be_beyond_this_version(town: Town) -> None:
+def test_without_a_key_no_bucket_is_asked_for_anything(town: Town) -> None:
     recipient = (town.base / "recipient").read_text()
     town.write("[]", town=f'store = "s3://agents/x"\nrecipients = {{ humans = ["{recipient}"] }}\n')
-    for words in (("init", "--store"), ("sync",)):
-        said = town.persist(*words)
-        assert said.status == 78
-        assert "not carried out by this version" in said.err
+    said = town.persist("init", "--store")
+    assert said.status == 1
+    assert "nothing says with which key the store is to be asked" in said.err
+    assert "town.store_credentials" in said.err
 
 
 @pytest.mark.parametrize("words", [("init", "--store"), ("init", "--store", "--dry-run"), ("sync",)])
@@ -256,7 +231,7 @@ def test_a_mount_point_without_its_store_is_not_told_to_be_closed_but_to_be_moun
     town.persist("init", "--store")
     (town.base / "store").rename(town.base / "elsewhere")
     (town.base / "store").mkdir(mode=0o755)
-    said = town.persist("sync")
+    said = town.persist("log")
     assert said.status == 1
     assert f"{town.base}/store is empty, so it is not the store" in said.err
     assert "hint: mount what holds it" in said.err

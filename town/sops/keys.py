@@ -53,6 +53,14 @@ class Keys:
             cure=self.cure or other.cure,
         )
 
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """The age recipients (`age1…`) that these keys open files of; OpenPGP keys are not asked for."""
+        import pyrage
+
+        ages = (one.material for one in self.secrets if one.kind == "age")
+        return tuple(str(pyrage.x25519.Identity.from_str(text).to_public()) for text in ages)
+
     @classmethod
     def of_host(cls, host_key: HostKey) -> "Keys":
         """The first of the machine's age file and SSH host key that exists; none is an error only when one is needed.
