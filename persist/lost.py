@@ -8,10 +8,9 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from persist import fold, ground
+from persist import entering, fold, ground
 from persist.fold import Aside, Line, Tree
 from persist.ground import Ground
-from persist.restore import found
 from persist.walk import Directory, Entry, walk
 from town import cli, spec
 from town.failure import DONE, FAILED, Failure
@@ -76,7 +75,7 @@ def tree_for(agent: Agent) -> Tree:
 
 def _home(stack: ExitStack, town: Spec, agent: Agent, here: Ground) -> int | None:
     try:
-        home = stack.enter_context(found.maybe_home(town, agent, here))
+        home = stack.enter_context(entering.maybe_home(town, agent, here))
         if home is None:
             path = shown(str(town.home(agent)))
             raise NoHome(f"{agent.name} has no home at {path}", hint=f"persist restore {agent.name} makes it")

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Literal
 
-from persist import ballast, ground, proof, reach
+from persist import ballast, entering, ground, proof, reach
 from persist.ground import Ground
 from persist.proof import Rollback, Trouble
 from persist.restore import found, origins
@@ -125,7 +125,7 @@ def _report(town: Spec, agent: Agent, here: Ground) -> Report:
         machine.refuse_conflicts(town, (agent,))
     with _troubles(report):
         report.owner, report.looked = _owner(agent, here), True
-    with _troubles(report), found.maybe_home(town, agent, here) as home:
+    with _troubles(report), entering.maybe_home(town, agent, here) as home:
         _home(town, report, home)
         report.directories = _directories(town, agent, here, report)
     _synced(town, report)
@@ -203,11 +203,14 @@ def _synced(town: Spec, report: Report) -> None:
 
     name = report.agent.name
     try:
-        last = sync.last(town, report.agent)
+        last, lost = sync.last(town, report.agent), sync.lost(town, report.agent)
     except (Failure, OSError) as error:
         what = error.what if isinstance(error, Failure) else str(error.strerror)
         report.troubles.append(Trouble(ATTENTION, what, getattr(error, "hint", "")))
         return
+    if lost:
+        what = f"another machine has taken it over: what lies here is kept as the branch {shown(lost)}, and not synced"
+        report.troubles.append(Trouble(ATTENTION, what, f"persist sync {name} says what can be done"))
     if last is None:
         report.troubles.append(Trouble(ATTENTION, "never synced from this machine", f"persist sync {name}"))
         return

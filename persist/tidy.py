@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import assert_never
 
-from persist import aside, ballast, device, ground, prune, rollback, room
+from persist import aside, ballast, device, ground, leftovers, prune, rollback, room
 from persist.aside import Aside
 from persist.keep import Action, Delete, GiveWay, MakeBallast, Relieve, plan
 from persist.prune import InUse, Old
@@ -67,6 +67,9 @@ class Tidy:
             for line in self._apply(old, actions):
                 if not quiet:
                     print(line, flush=True)
+        for line in self._sweep(now):
+            if not quiet:
+                print(line, flush=True)
         if not quiet and self._outcome == Outcome():
             print(NOTHING)
         return self._outcome
@@ -97,6 +100,15 @@ class Tidy:
                         yield from self._delete(old, entry, lack)
                 case _:
                     assert_never(action)
+
+    def _sweep(self, now: datetime) -> Iterator[str]:
+        """The snapshots of syncs that were killed more than a day ago, of agents that the spec does not name too."""
+        for name, failure in leftovers.swept(self._top, now.timestamp()):
+            if failure is not None:
+                self._broken(name, failure)
+                continue
+            self._outcome.swept.append(name)
+            yield f"deleted   {shown(name)}: a sync that was killed left it"
 
     def _broken(self, name: bytes, failure: Failure) -> None:
         self._outcome.failed.append((name, failure))

@@ -11,7 +11,8 @@ from pathlib import Path
 from town.terminal import shell_word
 
 _VERBS = {
-    "persist": "check init rollback restore sync lost status homes tidy recall units install uninstall",
+    "persist": "check init rollback restore sync lost status homes tidy recall units install uninstall "
+    "log get verify prune forget repair key",
     "identity": "gen install check secret",
 }
 # What a shell_word quotes is a name, whatever it spells. An apostrophe after a letter begins no quotation.

@@ -75,8 +75,14 @@ def is_subvolume(fd: int) -> bool:
     return os.fstat(fd).st_ino == FIRST_INODE and is_btrfs(fd)
 
 
+def number(fd: int) -> int:
+    """The id of the subvolume that `fd` lies in."""
+    with _named("the subvolume"):
+        return int(btrfsutil.subvolume_id(fd))
+
+
 def info(fd: int) -> Subvolume:
-    """What the filesystem says of the subvolume that `fd` lies in."""
+    """What the filesystem says of the subvolume whose root directory `fd` has open."""
     with _named("the subvolume"):
         found = btrfsutil.subvolume_info(fd)
     parent = UUID(bytes=found.parent_uuid)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SPEC = Path("/etc/nuketown/town.toml")
 Verb = Callable[[argparse.Namespace], int]
+_DIGITS = 18  # of a number in an option
 _STATUSES = (
     "exit status: 0 done, 1 failed, 2 wrong usage, 75 try again later, 78 the spec is wrong; "
     "of status and check also 3 needs attention, 4 does not work"
@@ -52,6 +53,23 @@ def parser(prog: str, description: str) -> tuple[Parser, "argparse._SubParsersAc
     top.add_argument("--version", action="version", version=f"{prog} (nuketown) {__version__}")
     _shared(top)
     return top, top.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
+
+
+def count(text: str) -> int:
+    """A whole number from 0, as an option says it. Raises argparse's error, which ends with status 2."""
+    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
+        raise argparse.ArgumentTypeError(f"{terminal.shown(text[:40])} is no whole number from 0")
+    return int(text)
+
+
+def rate(text: str | None) -> float | None:
+    """The bytes a second of --limit-rate; None where it is not said. Raises WrongUsage."""
+    from town import grammar
+
+    try:
+        return None if text is None else grammar.rate(text)
+    except grammar.Wrong as wrong:
+        raise WrongUsage(f"--limit-rate: {wrong.what}", hint=wrong.cure) from wrong
 
 
 def verb(

@@ -316,3 +316,11 @@ def free_bytes(text: str, total: int) -> int:
     """What a checked `free` means on a filesystem of `total` bytes."""
     number, unit = float(text[:-1]), text[-1]
     return int(total * number / 100) if unit == "%" else int(number * 1024 ** (" KMGT".index(unit)))
+
+
+def rate(text: str) -> float:
+    """Bytes a second, above 0: a number, or a size in powers of 1024 (`10M`)."""
+    number, unit = (text[:-1], text[-1]) if _SIZE.fullmatch(text) else (text, "")
+    if not number.replace(".", "", 1).isascii() or not number.replace(".", "", 1).isdigit() or float(number) <= 0:
+        raise Wrong(f"{quoted(text)} is no number of bytes a second", 'write it as in "10M" (K, M, G, T)')
+    return float(number) * float(1024 ** (" KMGT".index(unit) if unit else 0))

@@ -37,7 +37,9 @@ def persist(value: object, place: Place, name: str, town: Town) -> tuple[Persist
     """Every declared path, in the order of the file."""
     roots = [town.agents_dir, *([town.persist_dir / "agents"] if town.persist_dir else [])]
     room = PATH_MAX - 1 - max(len(os.fsencode(root / name)) for root in roots) - 1
-    offer = _Offer(town.store is not None, town.persist_dir is not None, room)
+    # A store that is named and wrong is a problem already: that there is none would be a second one.
+    store = town.store is not None or any(problem.where in ("town", "town.store") for problem in place.problems)
+    offer = _Offer(store, town.persist_dir is not None, room)
     entries = indexed(lambda found, at: _entry(found, at, offer), '["projects"]')(value, place)
     _refuse_overlaps(entries, place)
     _refuse_twice(entries, place)

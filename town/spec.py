@@ -220,6 +220,7 @@ class Town:
     host_key: HostKey
     btrfs: Btrfs | None
     sync: Sync
+    machine: str | None = None  # 32 hex digits; None: an id that each machine makes for itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ _SNAP_DESTROY = 0x5000940F
 _INODE_ITEM = 1
 _ORPHANS, _ORPHAN_ITEM = (1 << 64) - 5, 48  # BTRFS_ORPHAN_OBJECTID
 _HANDLE_KIND, _HANDLE_SIZE = 0x4D, 20  # FILEID_BTRFS_WITHOUT_PARENT: inode, tree, generation
+_HANDLE = struct.Struct("=IiQQI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,22 @@ def opened_inode(mount: int, subvolume: int, inode: int) -> int:
 
     The kernel finds the way up from it, not down to it: no name and no length of a path plays a part.
     """
-    handle = struct.pack("=IiQQI", _HANDLE_SIZE, _HANDLE_KIND, inode, subvolume, 0)  # generation 0: whichever it has
-    return kernel.open_by_handle_at(mount, handle, DIRECTORY & ~os.O_NOFOLLOW)
+    return kernel.open_by_handle_at(mount, handle(subvolume, inode), DIRECTORY & ~os.O_NOFOLLOW)
+
+
+def handle(subvolume: int, inode: int) -> bytes:
+    """The struct file_handle of an inode, whichever generation it has."""
+    return _HANDLE.pack(_HANDLE_SIZE, _HANDLE_KIND, inode, subvolume, 0)
 
 
 def opened_root(mount: int, number: int) -> int:
     """The root directory of the subvolume `number`. Raises OSError."""
     return opened_inode(mount, number, FIRST_INODE)
+
+
+def root_of(fd: int) -> int:
+    """The root directory of the subvolume that `fd` lies in. Raises OSError, BtrfsFailed."""
+    return opened_root(fd, btrfs.number(fd))
 
 
 def born(fd: int, inode: int) -> int:

@@ -32,6 +32,7 @@ def town(value: object, place: Place, file: Path) -> Town:
             host_key=table.take("host_key", _host_key, HostKey()),
             btrfs=table.take("btrfs", _btrfs, None),
             sync=table.take("sync", _sync, Sync()),
+            machine=table.take("machine", text(_machine, '"0123456789abcdef0123456789abcdef"'), None),
         )
     _places(made, place, file)
     return made
@@ -65,6 +66,14 @@ def _store(found: str) -> str | None:
     if found == NONE:
         return None
     store_url.parse(found)
+    return found
+
+
+def _machine(found: str) -> str:
+    if not re.fullmatch("[0-9a-f]{32}", found):
+        raise Wrong(
+            "is not 32 hex digits in lower case", "leave it out: each machine makes its own; or: openssl rand -hex 16"
+        )
     return found
 
 

@@ -30,6 +30,7 @@ def _town(town: Town) -> dict[str, Any]:
         "store": town.store or "none",
         "sops_file": str(town.sops_file),
         "recovery_file": str(town.recovery_file),
+        "machine": town.machine,
         "store_credentials": None if credentials is None else str(credentials),
         "human": human and {"user": human.user, "name": human.name, "email": human.email},
         "recipients": recipients and {"humans": list(recipients.humans), "hosts": dict(recipients.hosts)},

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import assert_never
 
 from persist import ballast, device, ground
+from persist.entering import in_the_way
 from persist.layout import directories
 from persist.layout.actions import (
     CLOSED,
@@ -32,7 +33,6 @@ from persist.layout.actions import (
     Snapshot,
     Take,
 )
-from persist.restore.found import in_the_way
 from town import btrfs, files
 from town.failure import Failure, Unsafe
 from town.spec import Spec

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from persist import ground, places
+from persist.entering import in_the_way
 from persist.layout import directories
 from persist.layout.actions import CLOSED, Close, Findings, LetPass, Take
-from persist.restore.found import HIDDEN, in_the_way
+from persist.restore.found import HIDDEN
 from town import btrfs, files
 from town.failure import Failure, Unsafe
 from town.spec import Agent, Spec

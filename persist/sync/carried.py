@@ -4,14 +4,21 @@ A path that leaves the spec, by mistake perhaps, stays in the newest state: decl
 """
 
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from persist.bucket import content, trees
 from persist.bucket.blobs import Reader
 from persist.bucket.commits import Commit, Top
 from persist.bucket.keys import AgentKeys
 from persist.bucket.packs import Pack
+from persist.bucket.trees import Entry
 from persist.store import Store, StoreDamaged
+
+if TYPE_CHECKING:
+    from persist.sync.seen import Head
+    from persist.sync.session import Session
 
 
 def undeclared(
@@ -44,6 +51,37 @@ def packs(tops: Iterable[Top], commit: Commit, store: Store, keys: AgentKeys) ->
         return {where[id_] for top in tops for id_ in _pieces(reader, top)}
     except (StoreDamaged, KeyError):
         return set(commit.packs)
+
+
+def copied(top: Top, head: "Head", session: "Session") -> Top:
+    """The same path of an earlier epoch, its pieces under the keys of this one. Raises StoreDamaged."""
+    reader = Reader(session.bucket.store, head.keys)
+    reader.load_all(head.packs)
+    return replace(top, entry=_copied(top.entry, reader, session))
+
+
+def _copied(entry: Entry, reader: Reader, session: "Session") -> Entry:
+    """An entry with everything below it, from the deepest directory up, without a call for each level."""
+    assert entry.content is not None, "a declared path is a directory"
+    done: list[list[Entry]] = [[]]
+    way: list[tuple[Entry, Iterator[Entry]]] = [(entry, trees.read(reader, entry.content))]
+    while True:
+        at, left = way[-1]
+        below = next(left, None)
+        if below is None:
+            way.pop()
+            made = replace(at, content=trees.write(session.writer, done.pop()))
+            if not way:
+                return made
+            done[-1].append(made)
+        elif below.kind == "dir" and below.content is not None:
+            way.append((below, trees.read(reader, below.content)))
+            done.append([])
+        elif below.content is not None:
+            pieces = content.read(reader, "data", below.content)
+            done[-1].append(replace(below, content=content.write(session.writer, "data", pieces)))
+        else:
+            done[-1].append(below)
 
 
 def _pieces(reader: Reader, top: Top) -> Iterator[bytes]:

@@ -2,26 +2,50 @@
 
 import errno
 import os
+from typing import Protocol
 
 from persist.bucket import content, trees
 from persist.bucket.blobs import Writer
 from persist.bucket.content import Content
 
 Extents = tuple[tuple[int, int], ...]
-LARGEST_XATTRS = 256 << 10  # bytes of names and values of one file: a listing is a line for each entry (store.md)
-MOST_EXTENTS = 20_000  # of a sparse file
+LARGEST_XATTRS = trees.LARGEST_XATTRS  # bytes of names and values of one file
+MOST_EXTENTS = trees.MOST_EXTENTS  # of a sparse file
 _NARROW = 64 << 10  # a hole below this many bytes is stored as zeros: it saves less than it costs to say
 
 
-def stored(writer: Writer, fd: int, found: os.stat_result, seed: int) -> tuple[Content, int, Extents | None]:
+class Sink(Protocol):
+    """Where pieces go: a session with the store, which the first piece opens."""
+
+    @property
+    def opened(self) -> bool:
+        """Whether the store is open."""
+        ...
+
+    def learn(self) -> None:
+        """Tell the index again what the store said, where it was asked."""
+        ...
+
+    @property
+    def writer(self) -> Writer:
+        """What takes pieces."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """What moves the boundaries of chunks."""
+        ...
+
+
+def stored(sink: Sink, fd: int, found: os.stat_result) -> tuple[Content, int, Extents | None]:
     """Store what the file `fd` holds; its content, its size in bytes as read, and its data where it has holes."""
     size = found.st_size
     extents = _extents(fd, size) if found.st_blocks * 512 < size else None
     if extents is None and size <= content.SMALL:
         data = _all(fd, size)
-        return Content((writer.add("data", data),) if data else ()), len(data), None
+        return Content((sink.writer.add("data", data),) if data else ()), len(data), None
     reader = _Extents(fd, ((0, size),) if extents is None else extents)
-    held = content.write(writer, "data", content.chunks(reader, seed))
+    held = content.write(sink.writer, "data", content.chunks(reader, sink.seed))
     # What was read, not what was there before: an entry always fits its content, also of a file that shrank meanwhile.
     return (held, sum(map(_length, reader.done)), None) if extents is None else (held, size, tuple(reader.done))
 
@@ -33,7 +57,10 @@ def xattrs(fd: int | str) -> tuple[trees.Xattrs, bool]:
     """
     follow = isinstance(fd, int)
     try:
-        names = [os.fsencode(name) for name in os.listxattr(fd, follow_symlinks=follow)]
+        listed = os.listxattr(fd, follow_symlinks=follow)
+        if not listed:
+            return (), False
+        names = [os.fsencode(name) for name in listed]
     except OSError as error:
         if error.errno in (errno.ENOTSUP, errno.ENOENT):
             return (), False

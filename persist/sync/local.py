@@ -1,7 +1,9 @@
 """What this machine knows of its own syncs: root's records in the town's state directory, 0600, never an agent's.
 
 `machine`: a random id, made once. `sync/AGENT.json`: the newest generation of the store that was seen here (older ones
-are refused), which snapshot each declared directory descends from, and the last sync that ended well.
+are refused), which snapshot each declared directory descends from, the lease, and the last sync that ended well.
+`sync/AGENT.copies/`: the head and the tombs that were read last, as the store has them (sealed), and `read`: what
+`persist log` says of commits that were read. Nothing here is heavy: a sync that finds nothing changed reads no more.
 """
 
 import fcntl
@@ -9,9 +11,9 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -21,7 +23,10 @@ from town.failure import Failure, TryLater, Unsafe
 from town.spec import Agent, Spec
 from town.terminal import shell_word, shown
 
-_LIMIT = 1 << 20
+_LIMIT = 4 << 20
+_HALF = 12 * 3600.0  # seconds; half the time of a lease (persist.bucket.leases, which is not loaded for this)
+_SLACK = 300.0  # seconds that a clock may be set back without meaning anything
+_LARGEST_COPY = 64 << 20
 _MACHINE = re.compile(r"[0-9a-f]{32}")
 
 
@@ -44,21 +49,49 @@ class LastSync:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """The lease that this machine wrote last; `granted` by the store's clock, `wall` by this machine's at that time."""
+
+    sequence: int
+    granted: float
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
-    """One agent's record; `head` and the values of `known` are names of commits."""
+    """One agent's record. `head`, `written`, `intended`, `branch` and the values of `known` are names of commits."""
 
     generation: int = 0
     head: str = ""
-    known: Mapping[str, str] = field(default_factory=dict)  # declared path: the commit that its data here descends from
+    known: Mapping[str, str] = field(default_factory=dict)  # declared path: the head at its sync or restore
     told: tuple[str, ...] = ()  # forks that a person was told of
     last: LastSync | None = None
+    written: str = ""  # the last commit of this machine
+    intended: str = ""  # the one that was sent last: found in the store after a crash, it is this machine's own
+    branch: str = ""  # the last branch of this machine
+    lease: Held | None = None
+    sequence: int = 0  # of the newest lease that was seen
+
+
+def lease_due(record: Record, now: float) -> bool:
+    """Whether the lease is to be renewed, or was never held; `now`: seconds since the epoch by this machine's clock.
+
+    At half time. A clock that went back says nothing about how much has gone by: then too.
+    """
+    return record.lease is None or not -_SLACK <= now - record.lease.wall < _HALF
 
 
 def machine(spec: Spec, *, make: bool = True) -> str:
-    """This machine's id, 32 hex digits; when there is none yet, made, or (without `make`) empty."""
+    """This machine's id, 32 hex digits: `town.machine`, else the one in the state directory.
+
+    When there is none yet it is made, or (without `make`) empty.
+    """
+    if spec.town.machine is not None:
+        return spec.town.machine
     if not make and not os.path.lexists(spec.state_dir / "machine"):
         return ""
     with files.opened(_state(spec)) as state:
+        fcntl.flock(state, fcntl.LOCK_EX)  # two first runs at once
         if (found := _read(state, "machine", spec)) is not None:
             if not _MACHINE.fullmatch(found.strip()):
                 raise _broken(spec, "machine")
@@ -89,6 +122,62 @@ def change(spec: Spec, agent: Agent, to: Callable[[Record], Record]) -> None:
         if after != before:
             text = json.dumps(_written(after), indent=1).encode() + b"\n"
             files.write_beneath(directory, f"{agent.name}.json", text, mode=0o600)
+
+
+def copy(spec: Spec, agent: Agent, name: str) -> bytes | None:
+    """The copy of that name in `sync/AGENT.copies/`; None when there is none that can be read. Never believed."""
+    if not os.path.lexists(spec.state_dir / "sync" / f"{agent.name}.copies" / name):
+        return None
+    try:
+        with (
+            files.opened(_state(spec, f"sync/{agent.name}.copies")) as directory,
+            files.opened(files.open_beneath(directory, name, os.O_RDONLY | os.O_NONBLOCK)) as fd,
+        ):
+            return files.read_fd(fd, _LARGEST_COPY, name)
+    except (OSError, files.Unreadable):
+        return None
+
+
+def keep_copy(spec: Spec, agent: Agent, name: str, data: bytes, *, instead_of: str = "") -> None:
+    """Keep a copy, and remove those whose names begin with `instead_of`. Where that fails, the store is read again."""
+    with suppress(OSError), files.opened(_state(spec, f"sync/{agent.name}.copies")) as directory:
+        _write_copy(directory, name, data)
+        _drop(directory, (instead_of, ".") if instead_of else (".",), but=(name,))  # hidden ones: of killed runs
+
+
+def _write_copy(directory: int, name: str, data: bytes) -> None:
+    """Whole or not at all, and not durable: what a crash takes is read from the store again."""
+    beside = f".{name[:48]}.{secrets.token_hex(6)}.new"
+    with files.opened(files.open_beneath(directory, beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)) as fd:
+        files.write_all(fd, data)
+    os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def add_to_copy(spec: Spec, agent: Agent, name: str, data: bytes) -> int:
+    """Append to a copy; how long it is then. What a crash cuts off is for the reader to leave out."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    with (
+        suppress(OSError),
+        files.opened(_state(spec, f"sync/{agent.name}.copies")) as directory,
+        files.opened(files.open_beneath(directory, name, flags, 0o600)) as fd,
+    ):
+        files.write_all(fd, data)
+        return os.fstat(fd).st_size
+    return 0
+
+
+def drop_copies(spec: Spec, agent: Agent, prefix: str, *, but: Collection[str]) -> None:
+    """Remove copies whose names begin with `prefix`, except those of `but`."""
+    if not os.path.lexists(spec.state_dir / "sync" / f"{agent.name}.copies"):
+        return
+    with suppress(OSError), files.opened(_state(spec, f"sync/{agent.name}.copies")) as directory:
+        _drop(directory, (prefix,), but=but)
+
+
+def _drop(directory: int, prefixes: tuple[str, ...], *, but: Collection[str]) -> None:
+    for name in map(os.fsdecode, files.names(directory)):
+        if name.startswith(prefixes) and name not in but:
+            os.unlink(name, dir_fd=directory)
 
 
 @contextmanager
@@ -131,33 +220,27 @@ def _broken(spec: Spec, name: str) -> BadRecord:
 
 
 def _parsed(tree: Any) -> Record:
-    last = tree["last"]
+    last, lease = tree["last"], tree["lease"]
     return Record(
         int(tree["generation"]),
         str(tree["head"]),
         {str(path): str(name) for path, name in tree["known"].items()},
         tuple(map(str, tree["told"])),
-        None
-        if last is None
-        else LastSync(
+        last
+        and LastSync(
             datetime.fromisoformat(last["time"]), str(last["snapshot"]), int(last["files"]), int(last["bytes"])
         ),
+        str(tree["written"]),
+        str(tree["intended"]),
+        str(tree["branch"]),
+        lease and Held(int(lease["sequence"]), float(lease["granted"]), float(lease["wall"])),
+        int(tree["sequence"]),
     )
 
 
 def _written(record: Record) -> dict[str, Any]:
     last = record.last
-    return {
-        "generation": record.generation,
-        "head": record.head,
+    return asdict(record) | {
         "known": dict(record.known),
-        "told": list(record.told),
-        "last": None
-        if last is None
-        else {
-            "time": last.time.isoformat(),
-            "snapshot": last.snapshot,
-            "files": last.files,
-            "bytes": last.bytes,
-        },
+        "last": last and asdict(last) | {"time": last.time.isoformat()},
     }

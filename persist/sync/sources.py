@@ -1,23 +1,39 @@
 """Where a sync reads from: a read-only snapshot of the subvolume that holds the data, else the living directory.
 
-Snapshots lie at the top level of the filesystem, in a directory of root's that no mount of an agent shows; they are
-deleted at the end, and what killed runs left is deleted by the next.
+Snapshots lie at the top level of the filesystem, in a directory of root's that no mount of an agent shows; one of a
+subvolume serves every path in it. They are deleted at the end, and what killed runs left is deleted by the next: while
+one is there, what an agent deletes keeps its space.
 """
 
 import os
-import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 
-from persist import ground
+from persist import entering, ground, leftovers
 from persist.ground import Ground
-from persist.restore import found
-from town import btrfs, cli, files, mounts, terminal
-from town.failure import Failure
+from persist.leftovers import SNAPSHOTS
+from town import btrfs, changes, cli, files, mounts, subvolumes, terminal
+from town.changes import Changed
+from town.failure import Failure, TryLater, Unsafe
 from town.spec import Agent, Persist, Spec
 
-SNAPSHOTS = ".nuketown-sync"
+MANY = 100_000  # changed inodes: above, a look at every name is not slower, and needs no memory
+MOST_SNAPSHOTS = 64  # of one run: an agent can make subvolumes without end; what is above is read as it changes
+
+
+class TooMany(Exception):
+    """So much changed that a look at every name is the better way."""
+
+
+class KeepsMoving(TryLater):
+    """Directories were moved about while they were read. Trying again may help."""
+
+
+class SourceUnreadable(Failure):
+    """The disk gave an error for something in a declared directory."""
 
 
 class SourceGone(Failure):
@@ -25,20 +41,22 @@ class SourceGone(Failure):
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
-    """What holds declared directories: the home or the agent's directory under persist_dir."""
+class Volume:
+    """A subvolume: its UUID (empty: no btrfs), its snapshot, and the transaction that the snapshot is of."""
 
-    living: int
-    snapshot: int | None
+    uuid: bytes
+    snapshot: int | None = None
+    transid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One declared directory, open: in a snapshot (`frozen`), with the living one beside it, or only living."""
+    """A directory, open: in a snapshot (`frozen`), with the living one beside it, or only living."""
 
     fd: int
     frozen: bool
     living: int
+    volume: Volume
 
 
 @contextmanager
@@ -50,12 +68,29 @@ def opened(spec: Spec, agent: Agent, *, machine: str) -> Iterator["Sources"]:
 
 
 class Sources:
-    """Opens declared directories; one snapshot of a subvolume serves all of them."""
+    """Opens declared directories, and the subvolumes in them."""
 
     def __init__(self, spec: Spec, agent: Agent, here: Ground, stack: ExitStack, machine: str) -> None:
         self._spec, self._agent, self._ground, self._stack = spec, agent, here, stack
-        self._machine = machine
-        self._bases: dict[bool, Base | None] = {}
+        self._prefix = leftovers.prefix(agent.name, machine) if machine else ""
+        self._bases: dict[bool, int | None] = {}
+        self._volumes: dict[bytes, Volume] = {}
+        self._numbers: dict[bytes, int] = {}  # of subvolumes that were opened
+        self._places: dict[bytes, int] = {}  # device: where its snapshots lie, open
+        self._changed: dict[tuple[bytes, int], dict[int, Changed] | None] = {}
+        self._told = False
+        self.began = time.time_ns()
+
+    def changed(self, volume: Volume, since: int) -> dict[int, Changed]:
+        """By inode, what of a subvolume was written after a transaction; asked once. Raises TooMany, OSError."""
+        assert volume.snapshot is not None
+        key = volume.uuid, since
+        if key not in self._changed:
+            found = {each.inode: each for each in islice(changes.since(volume.snapshot, since), MANY + 1)}
+            self._changed[key] = found if len(found) <= MANY else None
+        if (known := self._changed[key]) is None:
+            raise TooMany
+        return known
 
     @contextmanager
     def source(self, entry: Persist) -> Iterator[Source | None]:
@@ -64,24 +99,64 @@ class Sources:
         if base is None:
             yield None
             return
-        with ExitStack() as stack:
-            living = stack.enter_context(self._directory(entry, base.living))
+        with self._directory(entry, base) as living:
             if living is None:
                 yield None
                 return
-            frozen = None
-            if base.snapshot is not None:
-                frozen = stack.enter_context(self._directory(entry, base.snapshot))
-            # In a nested subvolume the snapshot shows nothing, or an empty directory: the living one is read.
-            if frozen is None or os.fstat(frozen).st_ino == btrfs.EMPTY_INODE:
-                yield Source(living, False, living)
-            else:
-                yield Source(frozen, True, living)
+            # In a home that is no subvolume of its own nobody takes a snapshot of whatever holds it.
+            alone = os.fstat(living).st_dev == os.fstat(base).st_dev and not btrfs.is_subvolume(base)
+            with self._frozen(living, None if alone else base) as source:
+                yield source
+
+    @contextmanager
+    def nested(self, top: int, names: Sequence[bytes]) -> Iterator[Source | None]:
+        """A nested subvolume below the living directory `top`; None when there is none of those names any more."""
+        fd = os.dup(top)
+        try:
+            for name in names:
+                below = files.enter(fd, name)
+                os.close(fd)
+                fd = below
+            if not btrfs.is_subvolume(fd):
+                yield None
+                return
+            with self._frozen(fd, fd) as source:
+                yield source
+        except (FileNotFoundError, NotADirectoryError, Unsafe):
+            yield None  # gone since the snapshot: the next sync sees where it went
+        finally:
+            os.close(fd)
+
+    def living(self, mount: int, uuid: bytes, inode: int) -> int | None:
+        """A living directory by its numbers, in a subvolume of that mount that was opened before; None: it is gone."""
+        if (number := self._numbers.get(uuid)) is None:
+            return None
+        with suppress(OSError):
+            return subvolumes.opened_inode(mount, number, inode)
+        return None
+
+    @contextmanager
+    def _frozen(self, living: int, holder: int | None) -> Iterator[Source]:
+        """The same directory in a snapshot of the subvolume that it lies in."""
+        if not btrfs.is_btrfs(living):
+            yield Source(living, False, living, Volume(b""))
+            return
+        volume = self._volume(living, snapshot=holder is not None)
+        fd = None
+        if volume.snapshot is not None:
+            number = btrfs.info(volume.snapshot).id
+            with suppress(OSError):  # made since the snapshot
+                fd = subvolumes.opened_inode(volume.snapshot, number, os.fstat(living).st_ino)
+        if fd is None:
+            yield Source(living, False, living, Volume(volume.uuid))
+            return
+        with files.opened(fd):
+            yield Source(fd, True, living, volume)
 
     @contextmanager
     def _directory(self, entry: Persist, base: int) -> Iterator[int | None]:
         if entry.bound:
-            with found.source(self._spec, self._agent, entry, base) as fd:
+            with entering.source(self._spec, self._agent, entry, base) as fd:
                 yield fd
             return
         fd, where = os.dup(base), self._spec.home(self._agent)
@@ -95,48 +170,66 @@ class Sources:
         except FileNotFoundError:
             yield None
         except OSError as error:
-            raise found.in_the_way(where, error) from error
+            raise entering.in_the_way(where, error) from error
         finally:
             os.close(fd)
 
-    def _base(self, *, bound: bool) -> Base | None:
+    def _base(self, *, bound: bool) -> int | None:
         if bound not in self._bases:
-            find = found.maybe_persisted if bound else found.maybe_home
-            living = self._stack.enter_context(find(self._spec, self._agent, self._ground))
-            self._bases[bound] = None if living is None else Base(living, self._snapshot(living))
+            find = entering.maybe_persisted if bound else entering.maybe_home
+            self._bases[bound] = self._stack.enter_context(find(self._spec, self._agent, self._ground))
         return self._bases[bound]
 
-    def _snapshot(self, living: int) -> int | None:
-        if not self._machine or not btrfs.is_subvolume(living):
-            return None
+    def _volume(self, fd: int, *, snapshot: bool) -> Volume:
+        """The subvolume that an open directory lies in, with a snapshot where one can be taken."""
+        with files.opened(subvolumes.root_of(fd)) as root:
+            known = btrfs.info(root)
+            uuid = known.uuid.bytes
+            self._numbers[uuid] = known.id
+            if uuid not in self._volumes:
+                self._volumes[uuid] = Volume(uuid)
+                if snapshot and self._prefix and len(self._volumes) <= MOST_SNAPSHOTS:
+                    self._volumes[uuid] = self._taken(root, uuid)
+        return self._volumes[uuid]
+
+    def _taken(self, root: int, uuid: bytes) -> Volume:
         try:
-            return self._stack.enter_context(_snapshot(living, f"{self._agent.name}@{self._machine[:8]}-"))
+            fd = self._stack.enter_context(self._snapshot(root))
+            return Volume(uuid, fd, btrfs.info(fd).origin_generation)
         except (btrfs.BtrfsFailed, OSError) as error:
             what = error.what if isinstance(error, Failure) else error.strerror
-            cli.warn("persist", f"{self._agent.name}: no snapshot can be taken ({what}): files are read as they change")
-            return None
+            if not self._told:
+                cli.warn(
+                    "persist", f"{self._agent.name}: no snapshot can be taken ({what}): files are read as they change"
+                )
+            self._told = True
+            return Volume(uuid)
 
-
-@contextmanager
-def _snapshot(living: int, prefix: str) -> Iterator[int]:
-    """A read-only snapshot of the subvolume `living`, deleted at the end; leftovers of that prefix go first."""
-    with btrfs.top_level(os.fsdecode(mounts.of(living).source)) as top, files.opened(_place(top)) as place:
-        for left in files.names(place):
-            if left.startswith(prefix.encode()):  # the lock of the agent is held, so nobody uses it
-                btrfs.delete(place, os.fsdecode(left))
-        name = prefix + secrets.token_hex(6)
+    @contextmanager
+    def _snapshot(self, root: int) -> Iterator[int]:
+        """A read-only snapshot of the subvolume `root`, deleted at the end."""
+        place = self._place(root)
+        name = self._prefix + os.urandom(6).hex()
         try:
-            with files.opened(btrfs.snapshot(living, place, name, read_only=True)) as fd:
+            with files.opened(btrfs.snapshot(root, place, name, read_only=True)) as fd:
+                leftovers.use(fd)
                 yield fd
         finally:
-            with suppress(btrfs.BtrfsFailed):  # what cannot be deleted now is deleted by the next sync
+            with suppress(btrfs.BtrfsFailed, OSError):  # what cannot be deleted now is deleted by the next sync
                 btrfs.delete(place, name)
 
-
-def _place(top: int) -> int:
-    with suppress(FileExistsError):
-        os.mkdir(SNAPSHOTS, 0o700, dir_fd=top)
-    return files.enter(top, SNAPSHOTS)
+    def _place(self, root: int) -> int:
+        """Where snapshots of that filesystem lie. What killed runs left there goes first."""
+        device = mounts.of(root).source
+        if device not in self._places:
+            top = self._stack.enter_context(btrfs.top_level(os.fsdecode(device)))
+            with suppress(FileExistsError):
+                os.mkdir(SNAPSHOTS, 0o700, dir_fd=top)
+            place = self._stack.enter_context(files.opened(files.enter(top, SNAPSHOTS)))
+            for _ in leftovers.sweep(place, time.time(), agent=self._agent.name):
+                pass  # what cannot be deleted now stays for the next
+            self._places[device] = place
+        return self._places[device]
 
 
 def gone(agent: Agent) -> SourceGone:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import time
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+from persist import leftovers
 from persist import sync as syncing
 from persist.store.directory import DirectoryStore
 from tests.machine import stores, towns
@@ -309,10 +311,37 @@ def test_a_sync_reads_a_snapshot_and_leaves_none_not_even_of_a_killed_one(made: 
         files.opened(files.enter(top, ".nuketown-sync")) as fd,
         files.opened(files.open_dir(made.persisted / "agents/ada")) as living,
     ):
-        for left in (name, others):
+        for left in (name, others, "gone@ffffffff-0123"):
             os.close(btrfs.snapshot(living, fd, left, read_only=True))
+        used = "ada@eeeeeeee-4567"
+        with files.opened(btrfs.snapshot(living, fd, used, read_only=True)) as using:
+            leftovers.use(using)
+            assert made.persist("sync").status == 0
+            assert snapshots(made) == [used.encode(), b"gone@ffffffff-0123"]  # in use; too young for another agent's
     assert made.persist("sync").status == 0
-    assert snapshots(made) == [others.encode()]
+    assert snapshots(made) == [b"gone@ffffffff-0123"]
+
+
+def test_what_a_killed_sync_of_an_agent_left_that_is_gone_goes_after_a_day(
+    made: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.persist("sync")
+    with (
+        btrfs.top_level(made.device) as top,
+        files.opened(files.enter(top, ".nuketown-sync")) as fd,
+        files.opened(files.open_dir(made.persisted / "agents/ada")) as living,
+    ):
+        os.mkdir("directory@x-1", dir_fd=fd)  # nothing of a sync's
+        os.close(btrfs.snapshot(living, fd, "gone@ffffffff-0123", read_only=True))
+        with files.opened(btrfs.snapshot(living, fd, "long@ffffffff-0123", read_only=True)) as using:
+            leftovers.use(using)
+            assert list(leftovers.swept(top, time.time())) == []
+            assert list(leftovers.swept(top, time.time() + 25 * 3600)) == [(b"gone@ffffffff-0123", None)]
+        os.close(btrfs.snapshot(living, fd, "gone@ffffffff-4567", read_only=True))
+    monkeypatch.setattr(leftovers, "OLD", -2)
+    said = made.persist("tidy")
+    assert "deleted   gone@ffffffff-4567: a sync that was killed left it" in said.out
+    assert snapshots(made) == [b"directory@x-1"]
 
 
 def test_a_dry_run_changes_nothing(made: Town) -> None:
@@ -410,3 +439,32 @@ def test_agents_hold_each_their_own(town: Town) -> None:
         back: Path = town.persisted / f"back-{agent}"
         into_new(stores.held(town, agent), back)
         assert (back / "who").read_text() == agent * 1000
+
+
+def test_nested_subvolumes_far_down_are_opened_where_they_lie_and_found_where_they_went(
+    made: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = source(made) / "/".join("d" * 500)
+    deep.mkdir(parents=True)
+    with files.opened(files.open_dir(deep)) as fd:
+        for number in range(12):
+            os.close(btrfs.create(fd, f"s{number}"))
+    (deep / "s3/f").write_text("x")
+    assert made.persist("sync").status == 0
+    (deep / "s3/f").write_text("xyz")
+    entered, real = [0], files.enter
+
+    def enter(*words: object) -> int:
+        entered[0] += 1
+        return real(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(files, "enter", enter)
+    assert made.persist("sync").status == 0
+    assert entered[0] < 500
+    (source(made) / "d/d").rename(source(made) / "e")
+    (source(made) / "e" / deep.relative_to(source(made) / "d/d") / "s3/g").write_text("moved")
+    assert made.persist("sync").status == 0
+    back = source(made).parent / "back"
+    into_new(stores.held(made), back)
+    there = back / "e" / deep.relative_to(source(made) / "d/d") / "s3"
+    assert ((there / "f").read_text(), (there / "g").read_text()) == ("xyz", "moved")

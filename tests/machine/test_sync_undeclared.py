@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from persist.bucket.opening import open_bucket
-from persist.sync import carried
+from persist.sync import carried, history, local, schema
 from tests.machine import stores
 from tests.machine.stores import into_new, source, with_store
 from tests.machine.towns import ADA, AS_ADA, Town, as_agent, town
@@ -90,24 +90,45 @@ def test_what_would_have_to_give_way_to_a_path_that_stopped_stays(made: Town) ->
 
 
 def packs(town: Town) -> int:
-    return len(stores.held(town)._commit.packs)
+    return len(stores.held(town)._head.commit.packs)
 
 
-def test_a_commit_that_carries_a_path_names_only_the_packs_that_it_needs(made: Town) -> None:
+def test_a_commit_that_carries_a_path_names_its_parents_packs_and_after_a_full_read_only_those_it_needs(
+    made: Town,
+) -> None:
     with_store(made, '["projects"]')
     for number in range(4):
         (source(made) / "p").write_text(f"another {number}")
         assert made.persist("sync", "ada").status == 0
+    assert packs(made) == 5
+    schema.place(made.spec, made.spec.agent("ada")).unlink()
+    (source(made) / "p").write_text("the last")
+    assert made.persist("sync", "ada").status == 0
     assert packs(made) == 2  # of the notes, and of the last change
+    into_new(stores.held(made), source(made).parent / "back", "notes")
+    assert stores.facts(source(made).parent / "back") == stores.facts(source(made, "notes"))
 
 
 def test_where_a_piece_of_what_is_carried_is_missing_every_pack_is_named(made: Town) -> None:
-    held, bucket = stores.held(made), open_bucket(made.spec)
-    commit = held._commit
+    commit, bucket = stores.held(made)._head.commit, open_bucket(made.spec)
     assert carried.packs(commit.root, commit, bucket.store, bucket.keys("ada")) == set(commit.packs)
     (pack,) = (path for path in (made.base / "store/packs").rglob("*") if path.is_file())
     pack.unlink()
     assert carried.packs(commit.root, commit, bucket.store, bucket.keys("ada")) == set(commit.packs)
+
+
+def test_what_is_carried_into_a_new_epoch_is_sealed_anew(made: Town) -> None:
+    before = stores.facts(source(made, "notes"))
+    with_store(made, '["projects"]')
+    assert made.persist("sync", "ada").status == 0
+    said = made.persist("key", "rotate")
+    assert said.status == 0, said.err
+    assert made.persist("sync", "ada").status == 0
+    head = stores.held(made)._head
+    assert head.keys.epoch == 2
+    into_new(stores.held(made), source(made).parent / "back", "notes")
+    assert stores.facts(source(made).parent / "back") == before
+    assert "nothing new" in made.persist("sync", "ada").out
 
 
 def test_a_large_file_of_many_pieces_is_carried_whole(made: Town) -> None:
@@ -126,6 +147,7 @@ def test_a_large_file_of_many_pieces_is_carried_whole(made: Town) -> None:
 
 
 def test_a_path_that_was_declared_elsewhere_in_another_shape_is_not_dropped_unasked(made: Town) -> None:
+    assert history.release(made.spec, made.spec.agent("ada"), open_bucket(made.spec), local.machine(made.spec))
     (made.persisted / ".nuketown/machine").write_text("0" * 32 + "\n")  # another machine, which never had the notes
     (made.persisted / ".nuketown/sync/ada.json").unlink()
     with_store(made, '["notes/dir"]')
