@@ -1,24 +1,74 @@
-"""What `persist restore` takes from the store: the newest whole state of an agent, and its directories, verified."""
+"""What `persist restore` takes from the store: a whole state of an agent, and its directories, verified."""
 
+import hashlib
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
-from persist.bucket.blobs import Reader
-from persist.bucket.commits import Commit
+from persist import fill
+from persist.bucket import trees
+from persist.bucket.commits import Top
 from persist.bucket.opening import Bucket, open_bucket
-from persist.fill import Filler, Totals
+from persist.fill import Facts, Going, NotSame, Rows, Source, Totals
+from persist.fill.atlas import Atlas
+from persist.fill.ledger import VERSION, Claim, Ledger
+from persist.progress import Progress
 from persist.sync import history, local
+from persist.sync.history import Head
+from persist.sync.index import Index
+from persist.sync.schema import IndexFailed
+from town import cli, files, kernel
 from town.failure import Failure
 from town.process import Person
 from town.spec import Agent, Spec
 from town.terminal import shown
 
-__all__ = ["Held", "NotHeld", "Totals", "fetch", "newest"]
+__all__ = ["Begun", "Held", "NotHeld", "NotSame", "Options", "Totals", "chosen", "fetch", "newest", "scratch", "take"]
+
+
+_LEFTOVER = 24 * 3600.0  # seconds after which a plan without a claim belongs to nobody any more
 
 
 class NotHeld(Failure):
     """The snapshot does not hold the path that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says: which state, whose lease, how old it may be, bytes a second (None: no limit)."""
+
+    at: str | None = None
+    take_over: bool = False
+    at_least: int = 0
+    rate: float | None = None
+
+
+@dataclass(slots=True)
+class _Once:
+    """What several paths of one state share: the atlas of its packs, and whether the lease was taken."""
+
+    atlas: Atlas | None = None
+    taken: bool = False
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A staging of a restore that can be gone on with, or that begins: its hidden name, and its proof."""
+
+    stage: str
+    token: str
+
+    @classmethod
+    def fresh(cls, stage: str) -> "Begun":
+        """One that begins in the staging of that name."""
+        return cls(stage, secrets.token_hex(16))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +82,73 @@ class Held:
     _spec: Spec = field(repr=False, compare=False)
     _agent: Agent = field(repr=False, compare=False)
     _bucket: Bucket = field(repr=False, compare=False)
-    _commit: Commit = field(repr=False, compare=False)
-    _name: str = field(repr=False, compare=False)
-    _readers: list[Reader] = field(default_factory=list, repr=False, compare=False)
+    _head: Head = field(repr=False, compare=False)
+    _options: Options = field(repr=False, compare=False)
+    _once: _Once = field(default_factory=_Once, repr=False, compare=False)
+
+    @property
+    def key(self) -> str:
+        """What a restore must have been of, to be gone on with: state, packs, owner, form of the plan."""
+        said = (VERSION, str(self._head.name), self._head.packs, self._agent.uid, self._agent.gid)
+        return hashlib.sha256(repr(said).encode()).hexdigest()
+
+    def top(self, path: PurePosixPath) -> Top:
+        """What the state says of a declared path. Raises NotHeld."""
+        found = self._head.commit.top(path)
+        if found is None:
+            raise NotHeld(f"the snapshot {self.snapshot} of {self._agent.name} does not hold {shown(str(path))}")
+        return found
+
+    def take(self) -> None:
+        """Take the agent's lease for this machine, once. Raises LeaseHeld, each time."""
+        once = self._once
+        if once.failure is not None:
+            raise once.failure
+        if once.taken:
+            return
+        try:
+            options = self._options
+            take(self._spec, self._agent, self._bucket, take_over=options.take_over, at=options.at)
+        except history.LeaseHeld as failure:
+            once.failure = failure
+            raise
+        once.taken = True
+
+    def ledger(self, path: PurePosixPath) -> Ledger:
+        """What is noted of a restore of that path while it runs."""
+        os.close(_scratch(self._spec))
+        return Ledger(self._spec, self._agent, path)
+
+    def begun(self, path: PurePosixPath) -> Begun | None:
+        """A restore of that path from this very state that was cut off."""
+        claim = Ledger(self._spec, self._agent, path).claim()
+        return None if claim is None or claim.key != self.key else Begun(claim.stage, claim.token)
+
+    def source(self) -> Source:
+        """Where its pieces come from."""
+        return Source(self._bucket.store, self._head.keys, self._atlas)
+
+    def _atlas(self) -> Atlas:
+        if self._once.atlas is None:
+            self._once.atlas = Atlas(self._bucket.store, self._head.keys, self._head.packs)
+        return self._once.atlas
+
+    def close(self) -> None:
+        """Forget what was read of its packs."""
+        if self._once.atlas is not None:
+            self._once.atlas.close()
+            self._once.atlas = None
+
+    def facts(self, owner: Person, *, plain: bool = False) -> Facts:
+        """Who is who where it is restored to."""
+        return Facts(owner, Person(self._head.commit.uid, self._head.commit.gid), plain=plain)
+
+
+def take(spec: Spec, agent: Agent, bucket: Bucket | None = None, *, take_over: bool, at: str | None = None) -> None:
+    """Take the agent's lease for this machine, also with nothing to fetch. Raises LeaseHeld."""
+    bucket = bucket or open_bucket(spec)
+    state = history.ask(spec, agent, bucket)
+    history.take(spec, agent, bucket, state, local.machine(spec), take_over=take_over, at=at)
 
 
 def newest(spec: Spec, agent: Agent) -> Held | None:
@@ -42,36 +156,117 @@ def newest(spec: Spec, agent: Agent) -> Held | None:
 
     Raises StoreMissing, StoreForeign, KeyMismatch, StoreDamaged, StoreOlder, StoreUnreachable and what sops raises.
     """
-    bucket = open_bucket(spec)
-    head = history.head(spec, agent, bucket)
+    return chosen(spec, agent, Options())
+
+
+def chosen(spec: Spec, agent: Agent, options: Options) -> Held | None:
+    """The state that `options` mean: like `newest`; also raises NoSuchState, WrongUsage for an ambiguous one."""
+    bucket = open_bucket(spec).at_rate(options.rate)
+    head = history.pick(spec, agent, bucket, options.at, at_least=options.at_least)
     if head is None:
         return None
     commit = head.commit
     paths = tuple(top.path for top in commit.root)
-    return Held(head.name.short, commit.time, commit.host, paths, spec, agent, bucket, commit, str(head.name))
+    return Held(head.name.short, commit.time, commit.host, paths, spec, agent, bucket, head, options)
 
 
-def fetch(held: Held, path: PurePosixPath, into: int, owner: Person) -> Totals:
-    """Fill the empty directory that `into` has open with a declared path, then give it its own mode, owner and time.
+def fetch(
+    held: Held,
+    path: PurePosixPath,
+    into: int,
+    owner: Person,
+    *,
+    begun: Begun | None = None,
+    going_on: bool = False,
+    index: bool = False,
+) -> Totals:
+    """Fill the directory that `into` has open with a declared path, then give it its own mode, owner and time.
 
     Only root may reach `into`. Every byte is authenticated before it is written; nothing is written outside. `owner`
-    is who the role "agent" stands for here. What was written is not durable before the caller's syncfs. Raises
-    NotHeld, StoreDamaged, StoreUnreachable, CannotMake; what is there then is a part: throw it away.
+    is who the role "agent" stands for here. With `begun` what is done is noted, so that a later call can go on
+    (`going_on`: this is that call). With `index` the agent's index learns what was made. What was written is not
+    durable before the caller's syncfs. Raises NotHeld, StoreDamaged, StoreUnreachable, CannotMake, NotSame: then what
+    is there is a part.
     """
-    top = held._commit.top(path)
-    if top is None:
-        raise NotHeld(f"the snapshot {held.snapshot} of {held._agent.name} does not hold {shown(str(path))}")
-    before = Person(held._commit.uid, held._commit.gid)
-    totals = Filler(_reader(held), owner, before, top).fill(into)
-    local.change(held._spec, held._agent, lambda record: replace(record, known={**record.known, str(path): held._name}))
+    top, spec, agent = held.top(path), held._spec, held._agent
+    going = None
+    if begun is not None:
+        claim = Claim(path, held.key, begun.stage, begun.token, 0, 0, 0)
+        ledger = held.ledger(path)
+        going = Going(ledger, (ledger.claim() or claim) if going_on else claim, going_on)
+    what = f"persist: {agent.name}: {path}: restore"
+    with scratch(spec) as place, Progress(what, total_files=top.files, total_bytes=top.bytes) as progress:
+        rows = (lambda: _rows(spec, agent, top, held._head, into)) if index else None
+        try:
+            totals = fill.fill(
+                held.source(), top, into, held.facts(owner), place, going=going, rows=rows, progress=progress
+            )
+        except BaseException:
+            held.close()  # a plan that was not finished may have left its database unfit for another
+            raise
     return totals
 
 
-def _reader(held: Held) -> Reader:
-    """One reader for all paths of a state: the directories of its packs are read once."""
-    if not held._readers:
-        reader = Reader(held._bucket.store, held._bucket.keys(held._agent.name))
-        for pack in held._commit.packs:
-            reader.load(pack)
-        held._readers.append(reader)
-    return held._readers[0]
+def note(held: Held, path: PurePosixPath) -> None:
+    """Note that what lies at a declared path now is of that state: when it does, not before.
+
+    Who brings back an older state means to go on from it: what it goes on top of is the head of now. Noted too early,
+    what lay there before would pass for that.
+    """
+    newest = str(held._head.newest)
+    local.change(held._spec, held._agent, lambda record: replace(record, known={**record.known, str(path): newest}))
+
+
+@contextmanager
+def _rows(spec: Spec, agent: Agent, top: Top, head: Head, into: int) -> Iterator[Rows]:
+    """Where the index of the agent takes what was made; at the end of the block all of it is on the disk."""
+    try:
+        opened = Index.opened(spec, agent)
+    except (IndexFailed, sqlite3.Error, OSError) as error:
+        raise _no_rows(agent, error) from error
+    try:
+        with (
+            opened as index,
+            index.writing(),
+            _same_place(index, head).restored(top.path, str(head.name), into) as rows,
+        ):
+            rows.directory(os.fstat(into).st_ino, 0, top.entry.name, trees.line_of(top.entry))
+            yield rows
+            kernel.syncfs(into)
+            if head.name == head.newest:  # then a sync that finds nothing changed need not ask what the store holds
+                index.saw(str(head.name), head.commit)
+    except (IndexFailed, sqlite3.Error) as error:
+        raise _no_rows(agent, error) from error
+
+
+def _same_place(index: Index, head: Head) -> Index:
+    """What the index knows of another key, or another agent's name, is of no use beside this state."""
+    if index.get("place") != head.keys.place:
+        index.clear(blobs=True)
+        index.set("place", head.keys.place)
+    return index
+
+
+def _no_rows(agent: Agent, error: Exception) -> fill.NoRows:
+    what = error.what if isinstance(error, Failure) else f"the local index: {cli.unexpected(error)}"
+    cli.warn("persist", f"{agent.name}: {what}", "the restore goes on; the next sync reads everything once")
+    return fill.NoRows()
+
+
+@contextmanager
+def scratch(spec: Spec) -> Iterator[Path]:
+    """The directory of root's in which plans lie."""
+    os.close(_scratch(spec))
+    place = spec.state_dir / "restore"
+    for left in place.glob("once-*.plan"):  # of who was killed
+        with suppress(FileNotFoundError):
+            if left.stat().st_mtime < time.time() - _LEFTOVER:
+                left.unlink()
+    yield place
+
+
+def _scratch(spec: Spec) -> int:
+    where = spec.state_dir
+    with files.opened(files.open_dir(where.parent)) as above:
+        owner = (os.geteuid(), os.getegid())
+        return files.make_dirs(above, PurePosixPath(where.name, "restore"), mode=0o700, owner=owner)

@@ -155,9 +155,9 @@ def _place(town: Spec, place: Path, *, make: bool = True) -> Iterator[int | None
     try:
         where = Path("/")
         for part in place.parts[1:]:
-            _refuse_agents(town, fd, where)
+            refuse_agents(town, fd, where)
             where = where / part
-            below = _entered(fd, part, where, make=make)
+            below = entered(fd, part, where, make=make)
             if below is None:
                 yield None
                 return
@@ -165,20 +165,24 @@ def _place(town: Spec, place: Path, *, make: bool = True) -> Iterator[int | None
             fd = below
         if where == Path("/") or files.names(fd):
             raise NotEmpty(f"{shown(str(place))} is not empty", hint="name an empty or a new directory")
-        _refuse_agents(town, fd, where)
+        refuse_agents(town, fd, where)
         yield fd
     finally:
         os.close(fd)
 
 
-def _entered(fd: int, part: str, where: Path, *, make: bool) -> int | None:
+def entered(fd: int, part: str, where: Path, *, make: bool, mode: int = 0o755) -> int | None:
+    """One component of a path that a person gave, open; None where it is missing and not to be made.
+
+    Raises NotEmpty, Unsafe.
+    """
     try:
         try:
             return files.open_beneath(fd, part)
         except FileNotFoundError:
             if not make:
                 return None
-            return files.make_dirs(fd, PurePosixPath(part), mode=0o755, owner=(os.geteuid(), os.getegid()))
+            return files.make_dirs(fd, PurePosixPath(part), mode=mode, owner=(os.geteuid(), os.getegid()))
     except NotADirectoryError as error:
         raise NotEmpty(f"{shown(str(where))} is not a directory", hint="name an empty or a new directory") from error
     except Unsafe as error:
@@ -186,7 +190,7 @@ def _entered(fd: int, part: str, where: Path, *, make: bool) -> int | None:
         raise Unsafe(f"{shown(str(where))} is a symbolic link", hint=f"if that is meant, give {real}") from error
 
 
-def _refuse_agents(town: Spec, fd: int, where: Path) -> None:
+def refuse_agents(town: Spec, fd: int, where: Path) -> None:
     """Raises Unsafe when an agent could put something else where `where` is, or below it.
 
     Who is in a group, and may be in it later, is not known here: write access for any group but root's is too much.

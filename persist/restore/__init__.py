@@ -7,12 +7,14 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from persist import ground, proof
 from persist.ground import Ground
-from persist.restore import apply, found, origins, plan
+from persist.restore import apply, begun, found, origins, plan
 from persist.restore.plan import Action, Blocked, Fetch, Remote
+from persist.restore.site import RestoreFailed, Site
 from town import btrfs, cli, files, locks, machine, spec, trust
 from town.failure import DONE, Failure, TryLater, Unsafe, status_of, worst
 from town.spec import Agent, Spec
@@ -23,13 +25,24 @@ class Busy(TryLater):
     """Another restore of the same agent is running. Trying again may help."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the command line says of the store: which state (None: the newest), whose lease, how old, bytes a second."""
+
+    at: str | None = None
+    take_over: bool = False
+    at_least: int = 0
+    rate: float | None = None
+
+
 def command(arguments: argparse.Namespace) -> int:
     """Restore the agents that were named, or all. The worst status of any of them."""
     town = spec.load(cli.spec_file(arguments))
-    return restore(town, town.chosen(arguments.agents), dry_run=arguments.dry_run)
+    wishes = Wishes(arguments.at, arguments.take_over, arguments.at_least, cli.rate(arguments.limit_rate))
+    return restore(town, town.chosen(arguments.agents), wishes, dry_run=arguments.dry_run)
 
 
-def restore(town: Spec, agents: Sequence[Agent], *, dry_run: bool = False) -> int:
+def restore(town: Spec, agents: Sequence[Agent], wishes: Wishes | None = None, *, dry_run: bool = False) -> int:
     """Restore `agents`, say on standard output what was done and on standard error what was not.
 
     Raises proof.Unproven, before anything is changed, when nobody can say that @agents was made blank at this boot.
@@ -42,7 +55,7 @@ def restore(town: Spec, agents: Sequence[Agent], *, dry_run: bool = False) -> in
     with ground.opened(town) as here:
         _refuse_unproven(town, rollback, here)
         _warn(town, agents, here)
-        return worst([_one(town, agent, here, dry_run=dry_run) for agent in agents])
+        return worst([_one(town, agent, here, wishes or Wishes(), dry_run=dry_run) for agent in agents])
 
 
 def _refuse_unproven(town: Spec, rollback: proof.Rollback, here: Ground) -> None:
@@ -74,50 +87,81 @@ def _holds_agents(persist: int) -> bool:
     return True
 
 
-def _one(town: Spec, agent: Agent, here: Ground, *, dry_run: bool) -> int:
+def _one(town: Spec, agent: Agent, here: Ground, wishes: Wishes, *, dry_run: bool) -> int:
     try:
         machine.refuse_conflicts(town, (agent,))
         if dry_run:
-            _say(agent, list(map(str, _planned(town, agent, here))) or ["nothing to do"])
+            _say(agent, list(map(str, _planned(town, agent, here, wishes))) or ["nothing to do"])
             return DONE
         with _alone(town, agent):
-            return _restored(town, agent, here)
+            return _restored(town, agent, here, wishes)
     except Exception as error:  # what one agent's home brings about stops no other agent
         return _failed(agent, error)
 
 
+def _taken_over(town: Spec, agent: Agent, actions: Sequence[Action], wishes: Wishes, lines: list[str]) -> int:
+    """Whose directories all lie here is taken over too: a fetch would have taken the lease."""
+    fetched = any(isinstance(action, Fetch) for action in actions)
+    if not wishes.take_over or fetched or town.town.store is None or not any(map(plan.from_store, agent.persist)):
+        return DONE
+    from persist import fetch
+
+    try:
+        fetch.take(town, agent, take_over=True)
+    except Failure as failure:
+        return _failed(agent, failure)
+    lines.append("this machine syncs it from now on")
+    return DONE
+
+
+def _close(actions: Sequence[Action]) -> None:
+    """What was read of packs is of no more use."""
+    for action in actions:
+        if isinstance(action, Fetch):
+            action.held.close()
+
+
 def _failed(agent: Agent, error: Exception) -> int:
-    failure = error if isinstance(error, Failure) else apply.RestoreFailed(cli.unexpected(error))
+    failure = error if isinstance(error, Failure) else RestoreFailed(cli.unexpected(error))
     cli.tell("persist", failure, about=agent.name)
     return status_of(failure)
 
 
-def _planned(town: Spec, agent: Agent, here: Ground) -> tuple[Action, ...]:
-    there = found.look(town, agent, here)
-    return plan.restore(town, agent, there, _asked(town, agent) if plan.needs_store(town, there) else Remote())
+def _planned(town: Spec, agent: Agent, here: Ground, wishes: Wishes) -> tuple[Action, ...]:
+    there, over = found.look(town, agent, here), wishes.at is not None
+    asked = plan.needs_store(town, there, over=over)
+    return plan.restore(town, agent, there, _asked(town, agent, wishes) if asked else Remote())
 
 
-def _asked(town: Spec, agent: Agent) -> Remote:
+def _asked(town: Spec, agent: Agent, wishes: Wishes) -> Remote:
     from persist import fetch
 
+    over = wishes.at is not None
+    options = fetch.Options(wishes.at, wishes.take_over, wishes.at_least, wishes.rate)
     try:
-        return Remote(held=fetch.newest(town, agent))
+        return Remote(held=fetch.chosen(town, agent, options), over=over)
     except Failure as failure:
+        if over:  # who named a state means it, and nothing else
+            raise
         return Remote(failure=failure)
 
 
-def _restored(town: Spec, agent: Agent, here: Ground) -> int:
-    site = apply.Site(town, agent, here)
-    actions = _planned(town, agent, here)
+def _restored(town: Spec, agent: Agent, here: Ground, wishes: Wishes) -> int:
+    site = Site(town, agent, here)
+    actions = _planned(town, agent, here, wishes)
     lines: list[str] = []
     try:
         status = _loop(site, actions, lines)
     except Failure as failure:
         status = _failed(agent, failure)
+    finally:
+        _close(actions)
+    status = worst([status, _taken_over(town, agent, actions, wishes, lines)])
+    begun.forget(town, agent, but=[action.entry.path for action in actions if isinstance(action, (Fetch, Blocked))])
     # Also after a failure: what was done is done, and is said and recorded.
     origins.record(town, agent, site.origins, forget=site.forgotten)
     try:
-        lines += _came_from(site) if actions else ["nothing to do"]
+        lines += _came_from(site) if actions else [] if lines else ["nothing to do"]
     except Failure:
         if status == DONE:
             raise
@@ -125,7 +169,7 @@ def _restored(town: Spec, agent: Agent, here: Ground) -> int:
     return status
 
 
-def _loop(site: apply.Site, actions: Sequence[Action], lines: list[str]) -> int:
+def _loop(site: Site, actions: Sequence[Action], lines: list[str]) -> int:
     statuses, failed = [DONE], set[PurePosixPath]()
     for action in actions:
         entry = getattr(action, "entry", None)
@@ -148,7 +192,7 @@ def _of_store(action: Action) -> bool:
     return isinstance(action, (Fetch, Blocked))
 
 
-def _told(site: apply.Site, failure: Failure, *, required: bool, path: str) -> int:
+def _told(site: Site, failure: Failure, *, required: bool, path: str) -> int:
     about = f"{site.agent.name}: {path}"
     if required:
         cli.tell("persist", failure, about=about)
@@ -157,7 +201,7 @@ def _told(site: apply.Site, failure: Failure, *, required: bool, path: str) -> i
     return DONE
 
 
-def _came_from(site: apply.Site) -> Iterator[str]:
+def _came_from(site: Site) -> Iterator[str]:
     """One line for each directory that is in its place now: how it is there, and from where."""
     there = found.look(site.spec, site.agent, site.ground)
     known = origins.known(site.spec, site.agent)

@@ -8,13 +8,12 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
-from persist import places
-from persist.ground import Ground
-from persist.restore import found, staging
+from persist import entering
+from persist.restore import fetching, staging
+from persist.restore import site as site_
 from persist.restore.origins import Origin
 from persist.restore.plan import (
     Action,
@@ -27,38 +26,12 @@ from persist.restore.plan import (
     MakePersisted,
     MakeSource,
     RemoveLeftover,
-    when,
 )
+from persist.restore.site import PARENTS, ROOT, STOP, RestoreFailed, Site
 from town import btrfs, files, kernel, mounts
-from town.failure import Failure, Unsafe
-from town.spec import Agent, Persist, Spec
+from town.failure import Unsafe
+from town.spec import Persist
 from town.terminal import shell_word, shown
-
-if TYPE_CHECKING:
-    from persist.fetch import Totals
-
-ROOT = (0, 0)
-PARENTS = 0o711  # root's: others may pass through, not look around
-STOP = "stop the agent's processes (loginctl terminate-user, or kill), then restore again"
-
-
-class RestoreFailed(Failure):
-    """The filesystem refused one step: full, read-only or damaged. What was done before stays, and is no half."""
-
-
-@dataclass(slots=True)
-class Site:
-    """Where the actions of one agent happen, and what became of its directories."""
-
-    spec: Spec
-    agent: Agent
-    ground: Ground
-    origins: dict[PurePosixPath, Origin] = field(default_factory=dict)
-    forgotten: set[PurePosixPath] = field(default_factory=set)
-
-    @property
-    def owner(self) -> tuple[int, int]:
-        return (self.agent.uid, self.agent.gid)
 
 
 def apply(site: Site, action: Action) -> str:
@@ -117,7 +90,7 @@ def _apply(site: Site, action: Action) -> str:
         case MakeDirectory(entry):
             return _make_directory(site, entry)
         case Fetch(entry):
-            return _fetch_source(site, action) if entry.bound else _fetch_home(site, action)
+            return fetching.fetch_source(site, action) if entry.bound else fetching.fetch_home(site, action)
         case Bind(entry):
             return _bind(site, entry)
         case Blocked(_, failure):
@@ -132,10 +105,10 @@ def _remove(site: Site, action: RemoveLeftover) -> str:
         case "agents":
             _discard(site.ground.agents, left.name)
         case "home":
-            with _home(site) as home:
+            with site_.home(site) as home:
                 files.remove_tree(home, left.name)
         case "persisted":
-            with _persisted(site) as persisted:
+            with site_.persisted(site) as persisted:
                 files.remove_tree(persisted, left.name)
         case "above persisted":
             with _above_persisted(site) as above:
@@ -201,60 +174,50 @@ def _discard(directory: int, name: str) -> None:
 
 
 def _make_source(site: Site, entry: Persist) -> str:
-    with _persisted(site) as persisted, files.opened(_made_parents(site, persisted, entry.path.parent)) as parent:
+    with (
+        site_.persisted(site) as persisted,
+        files.opened(site_.made_parents(site, persisted, entry.path.parent)) as parent,
+    ):
         os.close(staging.made(persisted, parent, entry.path.name, mode=0o700, owner=site.owner))
     site.origins[entry.path] = Origin("made here")
     return ""
 
 
 def _make_directory(site: Site, entry: Persist) -> str:
-    with _home(site) as home:
-        os.close(_made_in_home(site, home, entry.path))
+    with site_.home(site) as home:
+        os.close(site_.made_in_home(site, home, entry.path))
     site.origins[entry.path] = Origin("made here")
     return ""
 
 
-def _fetch_source(site: Site, action: Fetch) -> str:
-    path = action.entry.path
-    with _persisted(site) as persisted, staging.opened(persisted) as (stage, inside):
-        totals = _fetched(site, action, inside)
-        with files.opened(_made_parents(site, persisted, path.parent)) as parent:
-            staging.publish(stage, inside, parent, path.name)
-    return totals
-
-
-def _fetch_home(site: Site, action: Fetch) -> str:
-    path = action.entry.path
-    with _home(site) as home, staging.opened(home) as (stage, inside):
-        totals = _fetched(site, action, inside)
-        with files.opened(_made_in_home(site, home, path.parent)) as parent:
-            staging.publish(stage, inside, parent, path.name)
-        with files.opened(files.open_beneath(home, path)) as there:
-            if not os.path.sameopenfile(there, inside):
-                raise Unsafe(f"{shown(str(action.path))} was swapped while it was being put in its place", hint=STOP)
-    return totals
-
-
-def _fetched(site: Site, action: Fetch, into: int) -> str:
-    from persist import fetch
-
-    held = action.held
-    totals: Totals = fetch.fetch(held, action.entry.path, into, site.agent.person)
-    site.origins[action.entry.path] = Origin("fetched", held.snapshot, held.host, when(held))
-    return str(totals)
-
-
 def _bind(site: Site, entry: Persist) -> str:
     with (
-        _home(site) as home,
-        _persisted(site) as persisted,
-        found.source(site.spec, site.agent, entry, persisted) as source,
+        site_.home(site) as home,
+        site_.persisted(site) as persisted,
+        entering.source(site.spec, site.agent, entry, persisted) as source,
     ):
         if source is None:
             raise RestoreFailed(f"{shown(str(entry.path))} vanished under persist_dir while it was being bound")
-        with files.opened(_made_in_home(site, home, entry.path)) as target:
+        if entry.path in site.aside:
+            _unbind(site, entry, home, source)
+        with files.opened(site_.made_in_home(site, home, entry.path)) as target:
             _bind_open(site, entry, home, (source, target))
     return ""
+
+
+def _unbind(site: Site, entry: Persist, home: int, source: int) -> None:
+    """Take away the mount that shows what was set aside: by descriptor, when it is that and nothing else."""
+    try:
+        there = files.open_beneath(home, entry.path, os.O_PATH | os.O_DIRECTORY)
+    except (Unsafe, OSError):
+        return  # what is there instead is looked at by who binds
+    with files.opened(there):
+        # The mount table first: whoever mounted something else there may never answer.
+        if mounts.mount_id(there) == mounts.mount_id(home) or mounts.of(there).kind != mounts.of(source).kind:
+            return
+        found = os.fstat(there)
+        if (found.st_dev, found.st_ino) == site.aside[entry.path]:
+            mounts.detach(there)
 
 
 def _bind_open(site: Site, entry: Persist, home: int, pair: tuple[int, int]) -> None:
@@ -275,44 +238,3 @@ def _appears(home: int, path: PurePosixPath, mount: int) -> bool:
             return mounts.mount_id(there) == mounts.mount_id(mount)
     except (Unsafe, OSError):
         return False
-
-
-def _made_in_home(site: Site, home: int, path: PurePosixPath) -> int:
-    """Open `path` in the home; every component that is missing is made, the agent's, 0700. No mount is entered."""
-    return _made(home, path, site.spec.home(site.agent), mode=0o700, owner=site.owner)
-
-
-def _made_parents(site: Site, persisted: int, path: PurePosixPath) -> int:
-    return _made(persisted, path, places.persisted(site.spec, site.agent), mode=PARENTS, owner=ROOT)
-
-
-def _made(base: int, path: PurePosixPath, where: Path, *, mode: int, owner: tuple[int, int]) -> int:
-    fd = os.dup(base)
-    try:
-        for part in path.parts:
-            where = where / part
-            below = staging.made(base, fd, part, mode=mode, owner=owner)
-            os.close(fd)
-            fd = below
-    except BaseException as error:
-        os.close(fd)
-        if isinstance(error, (OSError, Unsafe)):
-            raise found.in_the_way(where, error) from error
-        raise
-    return fd
-
-
-@contextmanager
-def _home(site: Site) -> Iterator[int]:
-    with found.maybe_home(site.spec, site.agent, site.ground) as home:
-        if home is None:
-            raise RestoreFailed(f"{shown(str(site.spec.home(site.agent)))} vanished during the restore")
-        yield home
-
-
-@contextmanager
-def _persisted(site: Site) -> Iterator[int]:
-    with found.maybe_persisted(site.spec, site.agent, site.ground) as persisted:
-        if persisted is None:
-            raise RestoreFailed(f"the directory of {site.agent.name} under persist_dir vanished during the restore")
-        yield persisted

@@ -8,30 +8,25 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 
-from persist import places
-from persist.ground import Ground, refuse_others, wrong_owner
+from persist import entering, places
+from persist.ground import Ground
+from persist.restore import begun
 from persist.restore.plan import Found, FoundDirectory, Leftover, Target
 from town import files, mounts
-from town.failure import Failure, Unsafe
+from town.failure import Unsafe
 from town.spec import Agent, Persist, Spec
-from town.terminal import shell_word, shown
 
 # Every hidden name that restore makes: the token tells it from a name that somebody chose.
 HIDDEN = re.compile(rb"\.nuketown-[0-9a-f]{12}(?:-(.+))?", re.DOTALL)
 
 
-class InTheWay(Failure):
-    """Something that is no directory, or another mount, stands where a directory belongs."""
-
-
 def look(spec: Spec, agent: Agent, ground: Ground) -> Found:
     """Look at everything of one agent. Raises Unsafe, InTheWay or WrongOwner; reads no file."""
     kinds = _Kinds()
-    with maybe_home(spec, agent, ground) as home, maybe_persisted(spec, agent, ground) as persisted:
+    with entering.maybe_home(spec, agent, ground) as home, entering.maybe_persisted(spec, agent, ground) as persisted:
         directories = tuple(_directory(spec, agent, entry, (home, persisted), kinds) for entry in agent.persist)
         return Found(
             home=home is not None,
@@ -39,52 +34,8 @@ def look(spec: Spec, agent: Agent, ground: Ground) -> Found:
             persisted=persisted is not None,
             directories=directories,
             leftovers=tuple(_leftovers(spec, agent, ground, home, persisted)),
+            begun=begun.known(spec, agent),
         )
-
-
-@contextmanager
-def maybe_home(spec: Spec, agent: Agent, ground: Ground) -> Iterator[int | None]:
-    """The agent's home, open, or None. Raises when it is no directory of the agent's."""
-    with _maybe(ground.agents, agent.name, spec.home(agent)) as fd:
-        if fd is not None and (owner := os.fstat(fd).st_uid) != agent.uid:
-            raise wrong_owner(spec.home(agent), owner, agent.uid)
-        yield fd
-
-
-@contextmanager
-def maybe_persisted(spec: Spec, agent: Agent, ground: Ground) -> Iterator[int | None]:
-    """The agent's directory under persist_dir, open, or None. Raises Unsafe when others than root may change it."""
-    if ground.persist is None:
-        yield None
-        return
-    path = places.persisted(spec, agent)
-    with _maybe(ground.persist, "agents", path.parent) as above:
-        if above is None:
-            yield None
-            return
-        refuse_others(above, path.parent)
-        with _maybe(above, agent.name, path) as fd:
-            if fd is not None:
-                refuse_others(fd, path)
-            yield fd
-
-
-@contextmanager
-def source(spec: Spec, agent: Agent, entry: Persist, persisted: int) -> Iterator[int | None]:
-    """The directory under persist_dir that `entry` names, open, or None when it or a parent is missing.
-
-    Its parents are root's, so the agent cannot put another in its place. Raises Unsafe or WrongOwner.
-    """
-    above = places.persisted(spec, agent)
-    with _down(persisted, entry.path.parent, above, check=refuse_others) as parent:
-        if parent is None:
-            yield None
-            return
-        path = above / entry.path
-        with _maybe(parent, path.name, path) as fd:
-            if fd is not None and (owner := os.fstat(fd).st_uid) not in (agent.uid, 0):
-                raise wrong_owner(path, owner, agent.uid)
-            yield fd
 
 
 class _Kinds:
@@ -115,35 +66,15 @@ def _directory(
     home, persisted = tops
     if not entry.bound or persisted is None:
         return FoundDirectory(entry, False, _target(spec.home(agent), entry, home, (None, kinds)))
-    with source(spec, agent, entry, persisted) as fd:
+    with entering.source(spec, agent, entry, persisted) as fd:
         return FoundDirectory(entry, fd is not None, _target(spec.home(agent), entry, home, (fd, kinds)))
 
 
 def _target(path: Path, entry: Persist, home: int | None, wanted: tuple[int | None, _Kinds]) -> Target:
     if home is None:
         return "missing"
-    with _down(home, entry.path.parent, path) as parent:
+    with entering.down(home, entry.path.parent, path) as parent:
         return "missing" if parent is None else _leaf(parent, path / entry.path, wanted)
-
-
-@contextmanager
-def _down(
-    top: int, path: PurePosixPath, where: Path, check: Callable[[int, Path], None] = lambda _fd, _path: None
-) -> Iterator[int | None]:
-    """The directory `path` below `top` (which lies at `where`), or None; every component passes `check`."""
-    fd = os.dup(top)
-    try:
-        for part in path.parts:
-            where = where / part
-            with _maybe(fd, part, where) as below:
-                if below is None:
-                    yield None
-                    return
-                check(below, where)
-                os.dup2(below, fd, inheritable=False)
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _leaf(parent: int, path: Path, wanted: tuple[int | None, _Kinds]) -> Target:
@@ -155,35 +86,7 @@ def _leaf(parent: int, path: Path, wanted: tuple[int | None, _Kinds]) -> Target:
     except (Unsafe, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.EXDEV and _mounted(parent, path.name, *wanted):
             return "bound"
-        raise in_the_way(path, error) from error
-
-
-@contextmanager
-def _maybe(directory: int, name: str, path: Path) -> Iterator[int | None]:
-    """One directory below an open one, or None where the name is free; `path` is for the message."""
-    try:
-        fd = files.enter(directory, name)
-    except FileNotFoundError:
-        yield None
-        return
-    except (Unsafe, OSError) as error:
-        raise in_the_way(path, error) from error
-    with files.opened(fd):
-        yield fd
-
-
-def in_the_way(path: Path, error: OSError | Unsafe) -> Failure:
-    """What keeps `path` from being opened as a directory, in words."""
-    name = shown(str(path))
-    if isinstance(error, Unsafe):
-        return Unsafe(f"{name} is a symbolic link where a directory belongs", hint=error.hint)
-    if error.errno == errno.EXDEV:
-        return InTheWay(f"something else is mounted at {name}", hint=f"umount {shell_word(str(path))}")
-    if error.errno == errno.ENOTDIR:
-        return InTheWay(
-            f"{name} is a file where a directory belongs", hint=f"mv {shell_word(str(path))} to another name"
-        )
-    return InTheWay(f"{name} cannot be opened: {error.strerror}")
+        raise entering.in_the_way(path, error) from error
 
 
 def _leftovers(spec: Spec, agent: Agent, ground: Ground, home: int | None, persisted: int | None) -> Iterator[Leftover]:
@@ -200,7 +103,7 @@ def _leftovers(spec: Spec, agent: Agent, ground: Ground, home: int | None, persi
                 yield Leftover("persisted", places.persisted(spec, agent), name)
     if ground.persist is not None:
         path = places.persisted(spec, agent).parent
-        with _maybe(ground.persist, "agents", path) as above:
+        with entering.maybe(ground.persist, "agents", path) as above:
             for name in [] if above is None else _hidden(above, agent.name.encode(), (0,)):
                 yield Leftover("above persisted", path, name)
 

@@ -7,7 +7,7 @@ sees a half-filled one.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from persist import places
@@ -44,6 +44,15 @@ class Leftover:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """A fetch that was cut off and can be gone on with: of which path, of what (`Held.key`), in which staging."""
+
+    path: PurePosixPath
+    key: str
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What one agent has on this machine. `subvolumes`: homes lie on btrfs; `persisted`: its directory exists."""
 
@@ -52,14 +61,19 @@ class Found:
     persisted: bool
     directories: tuple[FoundDirectory, ...]
     leftovers: tuple[Leftover, ...] = ()
+    begun: tuple[Begun, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """The store's answer: the agent's newest snapshot, None when it has none (first use), or why there is no answer."""
+    """The store's answer: the agent's newest snapshot, None when it has none (first use), or why there is no answer.
+
+    `over`: a person named the snapshot, so it also takes the place of what is there.
+    """
 
     held: "Held | None" = None
     failure: Failure | None = None
+    over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +133,19 @@ class MakeDirectory:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Bring `entry` back from the store, beside its place; it appears at `path` when it is whole and verified."""
+    """Bring `entry` back from the store, beside its place; it appears at `path` when it is whole and verified.
+
+    `over`: something is there, which is set aside in the same moment.
+    """
 
     entry: Persist
     path: Path
     held: "Held"
+    over: bool = False
 
     def __str__(self) -> str:
-        return f"fetch   {shown(str(self.path))} from {origin(self.held)}"
+        aside = " (what is there is set aside)" if self.over else ""
+        return f"fetch   {shown(str(self.path))} from {origin(self.held)}{aside}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +189,10 @@ def from_store(entry: Persist) -> bool:
     return entry.synced and entry.class_ == "data"
 
 
-def needs_store(spec: Spec, found: Found) -> bool:
-    """Whether the plan depends on the store: something that it may hold is not on this machine."""
-    missing = (there.entry for there in found.directories if not _present(there))
-    return spec.town.store is not None and any(map(from_store, missing))
+def needs_store(spec: Spec, found: Found, *, over: bool = False) -> bool:
+    """Whether the plan depends on the store: something that it may hold is not on this machine, or to be replaced."""
+    wanted = (there.entry for there in found.directories if over or not _present(there))
+    return spec.town.store is not None and any(map(from_store, wanted))
 
 
 def restore(spec: Spec, agent: Agent, found: Found, remote: Remote) -> tuple[Action, ...]:
@@ -182,7 +201,20 @@ def restore(spec: Spec, agent: Agent, found: Found, remote: Remote) -> tuple[Act
 
 
 def _actions(spec: Spec, agent: Agent, found: Found, remote: Remote) -> Iterator[Action]:
-    yield from map(RemoveLeftover, found.leftovers)
+    making = list(_making(spec, agent, found, remote))
+    going_on = {begun.stage for begun in found.begun if any(_goes_on(begun, action) for action in making)}
+    yield from (RemoveLeftover(left) for left in found.leftovers if left.name not in going_on)
+    yield from making
+
+
+def _goes_on(begun: Begun, action: Action) -> bool:
+    """Whether an action goes on with what was begun, or will when the store answers."""
+    if isinstance(action, Fetch):
+        return action.entry.path == begun.path and action.held.key == begun.key
+    return isinstance(action, Blocked) and action.entry.path == begun.path
+
+
+def _making(spec: Spec, agent: Agent, found: Found, remote: Remote) -> Iterator[Action]:
     if not found.home:
         yield MakeHome(spec.home(agent), found.subvolumes)
     if not found.persisted and any(there.entry.bound for there in found.directories):
@@ -198,13 +230,14 @@ def _present(there: FoundDirectory) -> bool:
 
 def _bound(spec: Spec, agent: Agent, there: FoundDirectory, remote: Remote) -> Iterator[Action]:
     entry, source, target = there.entry, places.source(spec, agent, there.entry), spec.home(agent) / there.entry.path
-    if there.target == "bound":
+    over = there.source and _over(entry, remote)
+    if there.target == "bound" and not over:
         return
     if there.target == "filled":
         yield _hides(entry, target)
         return
-    if not there.source:
-        came = _came(entry, source, remote)
+    if not there.source or over:
+        came = _came(entry, source, remote, over=over)
         yield MakeSource(entry, source, came) if isinstance(came, str) else came
         if isinstance(came, Blocked):
             return
@@ -212,13 +245,19 @@ def _bound(spec: Spec, agent: Agent, there: FoundDirectory, remote: Remote) -> I
 
 
 def _stored(spec: Spec, agent: Agent, there: FoundDirectory, remote: Remote) -> Iterator[Action]:
-    if there.target == "missing":
+    over = there.target != "missing" and _over(there.entry, remote)
+    if there.target == "missing" or over:
         path = spec.home(agent) / there.entry.path
-        came = _came(there.entry, path, remote)
+        came = _came(there.entry, path, remote, over=over)
         yield MakeDirectory(there.entry, path, came) if isinstance(came, str) else came
 
 
-def _came(entry: Persist, path: Path, remote: Remote) -> Fetch | Blocked | str:
+def _over(entry: Persist, remote: Remote) -> bool:
+    """Whether what is there gives way: to a snapshot that was named, and holds it."""
+    return remote.over and from_store(entry) and remote.held is not None and entry.path in remote.held.paths
+
+
+def _came(entry: Persist, path: Path, remote: Remote, *, over: bool) -> Fetch | Blocked | str:
     """How a missing directory comes: from the store, not now, or empty (then: why)."""
     if not from_store(entry):
         return "first use" if entry.class_ == "data" else f"first use, class {entry.class_}"
@@ -228,7 +267,7 @@ def _came(entry: Persist, path: Path, remote: Remote) -> Fetch | Blocked | str:
         return "first use: the store has nothing of this agent"
     if entry.path not in remote.held.paths:
         return f"first use: not in {origin(remote.held)}"
-    return Fetch(entry, path, remote.held)
+    return Fetch(entry, path, remote.held, over)
 
 
 def _hides(entry: Persist, target: Path) -> Blocked:

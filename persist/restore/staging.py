@@ -4,15 +4,20 @@ A staging is a directory of root's, 0700, with a hidden name; what is made lies 
 directory above may rename or move the staging away, but never reach into it: the work goes on by descriptor.
 """
 
+import errno
 import os
 import secrets
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from town import files, kernel
 from town.failure import Unsafe
 
 INSIDE = "whole"
+TOKEN = "token"  # noqa: S105 - a name
+_ACLS = ("system.posix_acl_default", "system.posix_acl_access")
 
 
 def hidden(agent: str = "") -> str:
@@ -26,21 +31,118 @@ def opened(directory: int) -> Iterator[tuple[int, int]]:
 
     Raises Unsafe when somebody swapped it while it was being made.
     """
-    name = hidden()
-    os.mkdir(name, 0o700, dir_fd=directory)
-    with files.opened(files.enter(directory, name)) as stage:
-        if os.fstat(stage).st_uid != os.geteuid():
-            raise Unsafe("a staging directory was swapped while it was being made", hint="stop the agent's processes")
+    with kept(directory, hidden(), keep=lambda _error: False) as stage:
+        yield stage.fd, stage.inside
+
+
+@dataclass(slots=True)
+class Stage:
+    """A staging, open: itself, and `INSIDE` in it. `stays`: what lies in it now is not for the next to remove."""
+
+    name: str
+    fd: int
+    inside: int
+    stays: bool = False
+
+    def named(self, directory: int, name: str) -> None:
+        """Give the staging itself a name in the directory that holds it, and leave it there. Raises FileExistsError."""
+        kernel.renameat2(directory, self.name, directory, name)
+        self.name, self.stays = name, True
+
+
+@contextmanager
+def kept(
+    directory: int, name: str, token: str = "", *, again: bool = False, keep: Callable[[BaseException], bool]
+) -> Iterator[Stage]:
+    """A staging of that name; left where it is when the block is left by an exception that `keep` is true of.
+
+    With `token` that lies in it too; with `again` it must be there, and the token: else nobody knows what it is. Raises
+    Gone, Unsafe when somebody swapped it while it was being made, OSError.
+    """
+    if not again:
+        os.mkdir(name, 0o700, dir_fd=directory)
+    with _stage(directory, name, again=again) as stage:
+        leave, made = False, Stage(name, stage, -1)
         try:
-            os.mkdir(INSIDE, 0o700, dir_fd=stage)
-            with files.opened(files.enter(stage, INSIDE)) as inside:
-                yield stage, inside
+            with _inside(stage, token, again=again) as made.inside:
+                yield made
+        except BaseException as error:
+            leave = keep(error)
+            raise
         finally:
-            # What cannot be removed now (or was moved away by the agent) is removed by the next restore, or the boot.
-            with suppress(OSError):
-                files.remove_tree(stage, INSIDE)
-            with suppress(OSError):
-                os.rmdir(name, dir_fd=directory)
+            if not leave and not made.stays:
+                _remove(directory, name, stage)
+
+
+class Gone(Unsafe):
+    """A staging of an interrupted restore is not there any more, or not as it was left."""
+
+
+@contextmanager
+def _stage(directory: int, name: str, *, again: bool) -> Iterator[int]:
+    try:
+        fd = files.enter(directory, name)
+    except (OSError, Unsafe) as error:
+        if again:
+            raise _gone() from error
+        raise
+    with files.opened(fd):
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid() or (again and stat.S_IMODE(found.st_mode) != 0o700):
+            raise _gone() if again else _swapped()
+        if not again:
+            _make_plain(fd)
+        yield fd
+
+
+@contextmanager
+def _inside(stage: int, token: str, *, again: bool) -> Iterator[int]:
+    try:
+        if not again:
+            os.mkdir(INSIDE, 0o700, dir_fd=stage)
+            if token:
+                files.write_beneath(stage, TOKEN, token.encode(), mode=0o600)
+        elif _token(stage) != token.encode():
+            raise _gone()
+        fd = files.enter(stage, INSIDE)
+    except FileNotFoundError as error:
+        raise _gone() from error
+    with files.opened(fd):
+        yield fd
+
+
+def _token(stage: int) -> bytes:
+    with files.opened(files.enter(stage, TOKEN, os.O_RDONLY | os.O_NONBLOCK)) as fd:
+        return files.read_fd(fd, 1000, TOKEN)
+
+
+def _remove(directory: int, name: str, stage: int) -> None:
+    # What cannot be removed now (or was moved away by the agent) is removed by the next restore, or the boot.
+    for below in (INSIDE, TOKEN):
+        with suppress(OSError):
+            files.remove_tree(stage, below)
+    with suppress(OSError):
+        os.rmdir(name, dir_fd=directory)
+
+
+def _make_plain(fd: int) -> None:
+    """What lies in a directory takes its group and its default ACL, which the owner of the one above may have set."""
+    os.fchown(fd, os.geteuid(), os.getegid())
+    os.fchmod(fd, 0o700)
+    for name in _ACLS:
+        try:
+            os.removexattr(fd, name)
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+                raise
+
+
+def _gone() -> Gone:
+    return Gone("what an interrupted restore left is not there any more, or not as it was left")
+
+
+def _swapped() -> Unsafe:
+    return Unsafe("a staging directory was swapped while it was being made", hint="stop the agent's processes")
 
 
 def publish(stage: int, inside: int, parent: int, name: str) -> None:
@@ -52,6 +154,12 @@ def publish(stage: int, inside: int, parent: int, name: str) -> None:
     # Without this a power cut could keep the rename and lose the contents: the name stands for a whole directory.
     kernel.syncfs(inside)
     kernel.renameat2(stage, INSIDE, parent, name)
+
+
+def exchange(stage: int, inside: int, parent: int, name: str) -> None:
+    """Like `publish`, where something has the name: that lies in the staging then, as `INSIDE`. Raises OSError."""
+    kernel.syncfs(inside)
+    kernel.renameat2(stage, INSIDE, parent, name, kernel.RENAME_EXCHANGE)
 
 
 def made(base: int, parent: int, name: str, *, mode: int, owner: tuple[int, int]) -> int:

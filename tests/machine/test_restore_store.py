@@ -98,8 +98,8 @@ def test_a_store_that_holds_nothing_of_an_agent_is_first_use(stored: Town) -> No
 def test_an_empty_machine_gets_everything_from_the_store_alone(stored: Town) -> None:
     filled(stored)
     empty_machine(stored)
-    said = stored.persist("restore")
-    assert (said.status, said.err) == (0, "")
+    said = stored.persist("restore", "--take-over")
+    assert said.status == 0, said.err
     check(stored.agents / "ada")
     assert f"ada: projects: bound, fetched {snapshot(stored)} from " in said.out
     assert f"ada: scratch/results: fetched {snapshot(stored)} from " in said.out
@@ -144,6 +144,42 @@ def test_a_town_without_a_store_never_touches_the_fetch(town: Town) -> None:
     assert b"ada: projects: bound" in done.out
 
 
+def test_the_first_sync_after_a_restore_opens_no_file(stored: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(stored)
+    stored.boot("20261121T101500Z-4f")
+    shutil.rmtree(stored.persisted / "agents/ada/projects")
+    assert stored.persist("restore", "ada").status == 0
+    opened: list[object] = []
+    real = os.open
+
+    def noted(path: Any, *words: Any, **named: Any) -> int:
+        opened.append(path)
+        return real(path, *words, **named)
+
+    monkeypatch.setattr(os, "open", noted)
+    said = stored.persist("sync", "ada")
+    assert said.status == 0, said.err
+    assert "nothing new" in said.out
+    assert b"file" not in opened
+    monkeypatch.undo()
+    as_agent(AS_ADA, stored.agents / "ada", "open('projects/deep/file', 'w').write('changed')")
+    assert "(1 file, 7 B read" in stored.persist("sync", "ada").out
+
+
+def test_a_restore_without_an_index_works_too(stored: Town) -> None:
+    filled(stored)
+    stored.boot("20261121T101500Z-4f")
+    index = stored.persisted / ".nuketown/index"
+    shutil.rmtree(index)
+    index.touch()  # where nothing can be kept
+    said = stored.persist("restore", "ada")
+    assert said.status == 0, said.err
+    assert "persist: warning: ada: " in said.err
+    assert (stored.agents / "ada/scratch/results/deep/file").read_text() == "in scratch/results"
+    index.unlink()
+    assert "nothing new" in stored.persist("sync", "ada").out
+
+
 def test_a_store_that_is_gone_fails_the_agents_that_need_it_and_no_other(stored: Town) -> None:
     filled(stored)
     stored.persist("sync")
@@ -179,7 +215,7 @@ def test_a_damaged_store_leaves_no_part_of_a_directory(stored: Town) -> None:
             data = bytearray(pack.read_bytes())
             data[len(data) // 3] ^= 1
             pack.write_bytes(data)
-    said = stored.persist("restore", "ada")
+    said = stored.persist("restore", "ada", "--take-over")
     assert said.status == 1
     assert not (stored.persisted / "agents/ada/projects").exists()
     assert not (stored.agents / "ada/scratch/results").exists()
@@ -208,16 +244,16 @@ def test_contents_are_on_the_disk_before_the_name_is(stored: Town, monkeypatch: 
     filled(stored)
     empty_machine(stored)
     order: list[str] = []
-    for name in ("syncfs", "renameat2"):
-        monkeypatch.setattr(kernel, name, noting(getattr(kernel, name), name, order))
-    assert stored.persist("restore", "ada").status == 0
-    assert order.count("syncfs") == 2
-    assert all(order[at + 1] == "renameat2" for at, name in enumerate(order) if name == "syncfs")
+    monkeypatch.setattr(kernel, "syncfs", noting(kernel.syncfs, lambda _: "syncfs", order))
+    monkeypatch.setattr(kernel, "renameat2", noting(kernel.renameat2, lambda *words: str(words[3]), order))
+    assert stored.persist("restore", "ada", "--take-over").status == 0
+    for name in ("projects", "results"):
+        assert order[order.index(name) - 1] == "syncfs"
 
 
-def noting(act: Callable[..., object], name: str, order: list[str]) -> Callable[..., object]:
+def noting(act: Callable[..., object], word: Callable[..., str], order: list[str]) -> Callable[..., object]:
     def noted(*words: object) -> object:
-        order.append(name)
+        order.append(word(*words))
         return act(*words)
 
     return noted
@@ -253,7 +289,7 @@ def killed_at(town: Town, step: int) -> bool:
         left = [step]
         for module, name in EFFECTS:
             setattr(module, name, counting(getattr(module, name), left))
-        os._exit(cli.main(["--spec", str(town.file), "restore", "ada"]))
+        os._exit(cli.main(["--spec", str(town.file), "restore", "ada", "--take-over"]))
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
@@ -275,7 +311,7 @@ def test_a_restore_that_is_killed_at_any_step_is_finished_by_the_next(stored: To
         if not killed_at(stored, step):
             break
         whole_or_absent(stored)
-        said = stored.persist("restore", "ada")
+        said = stored.persist("restore", "ada", "--take-over")
         assert said.status == 0, (step, said.err)
         check(stored.agents / "ada")
         assert hidden(stored) == [], step

@@ -1,0 +1,86 @@
+"""Where a plan is done: an agent's two places, reached by descriptors, and what became of its directories."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+
+from persist import entering, places
+from persist.ground import Ground
+from persist.restore import staging
+from persist.restore.origins import Origin
+from town.failure import Failure, Unsafe
+from town.spec import Agent, Spec
+from town.terminal import shown
+
+ROOT = (0, 0)
+PARENTS = 0o711  # root's: others may pass through, not look around
+STOP = "stop the agent's processes (loginctl terminate-user, or kill), then restore again"
+
+
+class RestoreFailed(Failure):
+    """The filesystem refused one step: full, read-only or damaged. What was done before stays, and is no half."""
+
+
+@dataclass(slots=True)
+class Site:
+    """Where the actions of one agent happen, and what became of its directories."""
+
+    spec: Spec
+    agent: Agent
+    ground: Ground
+    origins: dict[PurePosixPath, Origin] = field(default_factory=dict)
+    forgotten: set[PurePosixPath] = field(default_factory=set)
+    aside: dict[PurePosixPath, tuple[int, int]] = field(default_factory=dict)  # what was set aside: device, inode
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """Whose everything in the home is."""
+        return (self.agent.uid, self.agent.gid)
+
+
+def made_in_home(site: Site, base: int, path: PurePosixPath) -> int:
+    """Open `path` in the home; every component that is missing is made, the agent's, 0700. No mount is entered."""
+    return _made(base, path, site.spec.home(site.agent), mode=0o700, owner=site.owner)
+
+
+def made_parents(site: Site, base: int, path: PurePosixPath) -> int:
+    """Open `path` in the agent's directory under persist_dir; every component that is missing is made, root's."""
+    return _made(base, path, places.persisted(site.spec, site.agent), mode=PARENTS, owner=ROOT)
+
+
+def _made(base: int, path: PurePosixPath, where: Path, *, mode: int, owner: tuple[int, int]) -> int:
+    fd = os.dup(base)
+    try:
+        for part in path.parts:
+            where = where / part
+            below = staging.made(base, fd, part, mode=mode, owner=owner)
+            os.close(fd)
+            fd = below
+    except BaseException as error:
+        os.close(fd)
+        if isinstance(error, (OSError, Unsafe)):
+            raise entering.in_the_way(where, error) from error
+        raise
+    return fd
+
+
+@contextmanager
+def home(site: Site) -> Iterator[int]:
+    """The agent's home, open. Raises RestoreFailed when it is gone."""
+    with entering.maybe_home(site.spec, site.agent, site.ground) as fd:
+        if fd is None:
+            raise RestoreFailed(f"{shown(str(site.spec.home(site.agent)))} vanished during the restore")
+        yield fd
+
+
+@contextmanager
+def persisted(site: Site) -> Iterator[int]:
+    """The agent's directory under persist_dir, open. Raises RestoreFailed when it is gone."""
+    with entering.maybe_persisted(site.spec, site.agent, site.ground) as fd:
+        if fd is None:
+            raise RestoreFailed(f"the directory of {site.agent.name} under persist_dir vanished during the restore")
+        yield fd
