@@ -34,6 +34,7 @@ def tell() -> int:
     ada, vox = _before_the_cut(teller, signi)
     _second_boot(teller, signi, ada, vox)
     _old_home(teller, signi)
+    _let_go(teller, signi)
     signi.power_off()
     _second_machine(teller, signi, vega, vox)
     vega.power_off()
@@ -283,6 +284,12 @@ def _old_home(teller: Teller, machine: Machine) -> None:
     teller.fact("the copy is mounted nosuid, nodev, noexec", {"nosuid", "nodev", "noexec"} <= options)
     teller.fact("ada's present home is untouched", not (machine.home("ada") / PAYLOAD).exists())
     teller.run("umount", "/look")
+
+
+def _let_go(teller: Teller, machine: Machine) -> None:
+    teller.chapter("A clean end: another machine may have the agents")
+    machine.persist("sync", "--release")
+    teller.note("without this, as after a fire, the other machine waits a day or says --take-over")
 
 
 def _second_machine(teller: Teller, signi: Machine, vega: Machine, vox: Declared) -> None:

@@ -4,6 +4,7 @@
   buildPythonApplication,
   hatchling,
   blake3,
+  boto3,
   btrfsutil,
   cryptography,
   google-re2,
@@ -41,6 +42,7 @@ buildPythonApplication {
 
   dependencies = [
     blake3
+    boto3
     btrfsutil
     cryptography
     google-re2

@@ -57,9 +57,13 @@ def parser() -> cli.Parser:
         "--take-over", action="store_true", help="sync these agents from this machine, whichever holds them now"
     )
     restore.add_argument(
-        "--at-least", metavar="N", type=int, default=0, help="refuse a store whose newest generation is older"
+        "--at-least",
+        metavar="N",
+        type=cli.count,
+        default=0,
+        help="where something is fetched, refuse a store whose newest generation is older",
     )
-    restore.add_argument("--limit-rate", metavar="RATE", help="at most so many bytes a second, such as 10M")
+    _limit(restore)
 
     sync = cli.verb(
         verbs, "sync", cli.lazy("persist.sync"),
@@ -74,7 +78,10 @@ def parser() -> cli.Parser:
     sync.add_argument(
         "--take-over", action="store_true", help="go on over what another machine synced since (its history stays)"
     )
-    sync.add_argument("--limit-rate", metavar="RATE", help="at most so many bytes a second, such as 10M")
+    sync.add_argument(
+        "--release", action="store_true", help="then let go of the agents, so that another machine may take them"
+    )
+    _limit(sync)
 
     lost = cli.verb(
         verbs, "lost", cli.lazy("persist.lost"),
@@ -139,6 +146,7 @@ def _store(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
     get.add_argument("what", metavar="AGENT[@SNAPSHOT]", help="the newest state, or one that `persist log` shows")
     get.add_argument("paths", metavar="PATH", nargs="+", help="relative to the home")
     get.add_argument("--to", metavar="DIR", help="where it goes (made when missing); without it, one file to stdout")
+    _limit(get)
 
     verify = cli.verb(
         verbs, "verify", cli.lazy("persist.upkeep.verify"),
@@ -146,6 +154,7 @@ def _store(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
         example="persist verify --read-data 5%", agents="*",
     )  # fmt: skip
     verify.add_argument("--read-data", metavar="N%", help="also read that share of all data, chosen at random")
+    _limit(verify)
     verify.add_argument("--json", action="store_true", help="the same as JSON")
 
     prune = cli.verb(
@@ -153,6 +162,7 @@ def _store(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
         says="remove states that sync.keep does not keep, and then, a day later, what only they held",
         example="persist prune --dry-run", agents="*",
     )  # fmt: skip
+    _limit(prune)
     prune.add_argument("--dry-run", action="store_true", help="print what would be done")
     prune.add_argument("--json", action="store_true", help="the same as JSON")
 
@@ -163,12 +173,14 @@ def _store(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
     )  # fmt: skip
     forget.add_argument("what", metavar="AGENT@SNAPSHOT", nargs="+", help="states that `persist log` shows")
     forget.add_argument("--dry-run", action="store_true", help="print what would be done")
+    forget.add_argument("--json", action="store_true", help="the same as JSON")
 
     repair = cli.verb(
         verbs, "repair", cli.lazy("persist.upkeep.repair"),
         says="after damage: make whole what this machine still has, list what nobody has",
         example="persist repair ada --dry-run", agents="*",
     )  # fmt: skip
+    repair.add_argument("--read-data", metavar="N%", help="also read that share of all data, chosen at random")
     repair.add_argument("--dry-run", action="store_true", help="only list")
     repair.add_argument("--json", action="store_true", help="the same as JSON")
 
@@ -179,8 +191,13 @@ def _store(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
     )  # fmt: skip
     key.add_argument("do", choices=("show", "add", "remove", "rotate"))
     key.add_argument("recipient", nargs="?", help="for add and remove: age1…, ssh-ed25519 AAAA… or a fingerprint")
-    key.add_argument("--json", action="store_true", help="show as JSON")
+    key.add_argument("--json", action="store_true", help="the same as JSON")
+    key.add_argument("--lock-out", action="store_true", help="remove even the last human, or this machine itself")
     key.add_argument("--dry-run", action="store_true", help="print what would be done")
+
+
+def _limit(verb: cli.Parser) -> None:
+    verb.add_argument("--limit-rate", metavar="RATE", help="at most so many bytes a second, such as 10M")
 
 
 def _machine(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:

@@ -26,6 +26,7 @@ class Outcome:
     failed: list[tuple[bytes, Failure]] = field(default_factory=list)
     no_ballast: Failure | None = None
     made_ballast: bool = False
+    swept: list[bytes] = field(default_factory=list)  # snapshots that killed syncs left
 
     @property
     def tried(self) -> set[bytes]:
@@ -98,6 +99,7 @@ def as_json(top: int, names: Btrfs, outcome: Outcome) -> dict[str, object]:
         "in_use": [{"name": cli.named(entry.name), "what": failure.what} for entry, failure in outcome.in_use],
         "failed": [_failed(name, failure) for name, failure in outcome.failed],
         "made_ballast": outcome.made_ballast,
+        "swept": [cli.named(name) for name in outcome.swept],
         **_state(top, names),
     }
 

@@ -1,7 +1,7 @@
 """A function of this program run in a process that dies by SIGKILL at a chosen call into the kernel.
 
-Calls are counted where Python leaves for the kernel or libbtrfsutil: builtins of posix, fcntl and btrfsutil, and the
-functions of town.kernel; once before each and once after.
+Calls are counted where Python leaves for the kernel, libbtrfsutil or SQLite: builtins of posix, fcntl and btrfsutil,
+the functions of town.kernel, the methods of a database that write; once before each and once after.
 """
 
 import os
@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 _MODULES = {"posix", "fcntl", "btrfsutil"}
+_SQLITE = {"commit", "execute", "executemany", "executescript"}
 
 
 def count(run: Callable[[], object]) -> int:
@@ -34,6 +35,15 @@ def killed(run: Callable[[], object], moment: int) -> None:
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), f"the child ended by itself, {status}"
     assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def tried(run: Callable[[], object], moment: int) -> bool:
+    """Like `killed`, of what does not do the same each time: whether it came to that moment at all."""
+    if (child := os.fork()) == 0:
+        _forked(run, lambda _calls: None, moment)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, f"the child failed, {status}"
+    return os.WIFSIGNALED(status)
 
 
 def _forked(run: Callable[[], object], tell: Callable[[int], object], moment: int = -1) -> None:
@@ -60,5 +70,7 @@ def _forked(run: Callable[[], object], tell: Callable[[int], object], moment: in
 
 def _leaves(frame: FrameType, event: str, argument: Any) -> bool:
     if event.startswith("c_"):
-        return getattr(argument, "__module__", None) in _MODULES
+        if getattr(argument, "__module__", None) in _MODULES:
+            return True
+        return getattr(argument, "__name__", "") in _SQLITE and type(argument.__self__).__module__ == "sqlite3"
     return frame.f_code.co_filename.endswith("town/kernel.py")

@@ -381,9 +381,10 @@ def test_a_store_that_was_never_made_needs_attention(town: Town) -> None:
     assert "the store is empty" in _store(town, f"file://{town.base}/store")["what"]
 
 
-def test_a_store_that_this_version_does_not_know_needs_attention(town: Town) -> None:
+def test_a_bucket_without_a_key_needs_attention(town: Town) -> None:
     trouble = _store(town, "s3://bucket/town?region=eu-central-1")
-    assert "is not carried out by this version" in trouble["what"]
+    assert "nothing says with which key" in trouble["what"]
+    assert "town.store_credentials" in trouble["next"]
 
 
 def test_a_store_that_never_answers_is_not_waited_for(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:

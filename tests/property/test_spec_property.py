@@ -241,6 +241,7 @@ def town(draw: st.DrawFn) -> dict[str, object]:
             "keep": {"last": draw(st.integers(1, 99))},
         },
         "recipients": TREE["town"]["recipients"],
+        "machine": draw(st.text("0123456789abcdef", min_size=32, max_size=32)),
     }
 
 

@@ -1,6 +1,6 @@
 """The plan of a restore: values in, values out, one line each. No disk, no store, no root."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -9,6 +9,7 @@ import pytest
 
 from persist.restore import plan
 from persist.restore.plan import (
+    Begun,
     Bind,
     Blocked,
     Fetch,
@@ -49,6 +50,7 @@ class Held:
     snapshot: str = "4f2a"
     time: datetime = datetime(2026, 11, 21, 10, 15, tzinfo=UTC)
     host: str = "signi"
+    key: str = "of this state"
 
 
 def _spec(persist: bytes) -> Spec:
@@ -148,3 +150,43 @@ def test_data_in_the_home_is_never_hidden() -> None:
 def test_an_empty_directory_in_the_home_is_bound_over() -> None:
     town = _spec(b'["a"]')
     assert [type(action) for action in _plan(town, _found(town, (True, "empty")))] == [Bind]
+
+
+STAGE = ".nuketown-0123456789ab"
+
+
+def _cut_off(town: Spec, key: str) -> Found:
+    """A restore of `a` that left its staging."""
+    left = Leftover("persisted", Path("/persist/agents/ada"), STAGE)
+    begun = Begun(PurePosixPath("a"), key, STAGE)
+    return replace(_found(town, (False, "missing")), leftovers=(left,), begun=(begun,))
+
+
+def test_what_was_begun_of_the_same_state_is_gone_on_with_and_not_removed() -> None:
+    town = _spec(b'["a"]')
+    actions = _plan(town, _cut_off(town, "of this state"), _remote("a"))
+    assert [type(action) for action in actions] == [Fetch, Bind]
+
+
+def test_what_was_begun_stays_while_the_store_does_not_answer() -> None:
+    town = _spec(b'["a"]')
+    actions = _plan(town, _cut_off(town, "of this state"), Remote(failure=TryLater("away")))
+    assert [type(action) for action in actions] == [Blocked]
+
+
+def test_what_was_begun_of_another_state_is_removed() -> None:
+    town = _spec(b'["a"]')
+    actions = _plan(town, _cut_off(town, "of another"), _remote("a"))
+    assert [type(action) for action in actions] == [RemoveLeftover, Fetch, Bind]
+
+
+def test_a_state_that_was_named_takes_the_place_of_what_is_there() -> None:
+    town = _spec(b'["a", { path = "b", via = "store" }, "c"]')
+    found = _found(town, (True, "bound"), (False, "filled"), (True, "bound"))
+    actions = _plan(town, found, replace(_remote("a", "b"), over=True))
+    assert [(type(action), str(getattr(action, "entry").path)) for action in actions] == [  # noqa: B009
+        (Fetch, "a"), (Bind, "a"), (Fetch, "b"),
+    ]  # fmt: skip
+    assert all(action.over for action in actions if isinstance(action, Fetch))
+    assert plan.needs_store(town, found, over=True)
+    assert _plan(town, found, _remote("a", "b")) == ()

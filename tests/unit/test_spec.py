@@ -65,8 +65,15 @@ def test_an_agent_needs_nothing_but_a_uid() -> None:
         None,
     )
     assert (str(town.sops_file), str(town.recovery_file)) == ("secrets/agents.yaml", "secrets/recovery.yaml")
-    assert (town.human, town.recipients, town.store_credentials) == (None, None, None)
+    assert (town.human, town.recipients, town.store_credentials, town.machine) == (None, None, None, None)
     assert (town.sync.every, town.sync.keep.last) == ("15min", 48)
+
+
+def test_a_machine_may_be_given_its_id_and_it_is_written_back() -> None:
+    id_ = "0123456789abcdef" * 2
+    found = spec.parse(f'[town]\nmachine = "{id_}"\n[agents.ada]\nuid = 1100\n'.encode(), FILE)
+    assert found.town.machine == id_
+    assert spec.parse(spec.dump(found).encode(), FILE) == found
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_the_example_is_right_and_said_in_a_few_lines(capsys: pytest.CaptureFixt
     assert all(line.startswith("persist: note: ") for line in said.err.splitlines())
 
 
-NOTED = ["town.sync.every", "town.sync.keep", "town.store", "agents.ada.sudo", "agents.ada.devices"]
+NOTED = ["town.sync.every", "agents.ada.sudo", "agents.ada.devices"]
 
 
 def test_what_is_read_and_not_carried_out_is_noted_and_changes_no_status(capsys: pytest.CaptureFixture[str]) -> None:

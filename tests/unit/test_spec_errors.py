@@ -199,6 +199,10 @@ ONE = [
     *((f'{BTRFS}keep = {{ free = "{f}" }}\n{LEAST}', "town.btrfs.keep.free", "neither a percentage nor a size", "10%") for f in (
         "", "100%", "-1%", "10", "10 G", "10GB", "nan%",
     )),
+    # machine
+    *((town(f'machine = "{m}"'), "town.machine", "not 32 hex digits in lower case", "leave it out") for m in (
+        "", "signi", "0" * 31, "0" * 33, "A" * 32, "g" * 32, "0x" + "0" * 30)),
+    (town("machine = 1"), "town.machine", "an integer, not a string", ""),
     # sync
     *((f'{BTRFS}wait = "{w}"\n{LEAST}', "town.btrfs.wait", "", "") for w in ("601s", "-1s", "", "soon", "1 year")),
     (f"{BTRFS}wait = 30\n{LEAST}", "town.btrfs.wait", "an integer, not a string", "30s"),
@@ -378,6 +382,11 @@ def test_a_private_key_is_refused_and_never_repeated(text: str) -> None:
 def test_no_message_about_a_store_repeats_what_may_be_a_password(url: str) -> None:
     (problem,) = problems(store(url))
     assert "hunter2" not in f"{problem.where} {problem.what} {problem.cure}"
+
+
+def test_a_store_that_is_named_and_wrong_is_one_problem_for_who_declares_paths_for_it() -> None:
+    text = store("s3://agents?endpoint=http://u:p@h") + 'persist = [{ path = "a", via = "store" }, "b"]\n'
+    assert [problem.where for problem in problems(text)] == ["town.store"]
 
 
 def test_an_integer_of_thousands_of_digits_is_named_without_its_digits() -> None:
