@@ -15,8 +15,8 @@ from typing import Any, Literal, cast
 from persist.bucket import packing, records, trees
 from persist.bucket.keys import SIZE, AgentKeys
 from persist.bucket.packs import Pack
-from persist.bucket.sealing import Seal
-from persist.store import Store, StoreDamaged, StoreForeign, whole
+from persist.bucket.sealing import Seal, after_header
+from persist.store import Store, StoreDamaged, whole
 from town.terminal import shown
 
 Kind = Literal["commit", "branch"]
@@ -139,13 +139,8 @@ def sealed(keys: AgentKeys, name: Name, commit: Commit) -> bytes:
 def opened(keys: AgentKeys, name: Name, data: bytes) -> Commit:
     """What `sealed` sealed under that very name. Raises StoreDamaged, StoreForeign."""
     where = key(keys, name)
-    if not data.startswith(MAGIC):
-        if re.match(rb"nuketown commit [0-9]+\n", data):
-            raise StoreForeign(
-                f"{where} is of another version of the format", hint="install the nuketown that wrote it"
-            )
-        raise StoreDamaged(f"{where} is not a commit")
-    record = Seal.of(keys.agent, keys.commit, where).open("commit", 0, data[len(MAGIC) :], last=True)
+    sealed_ = after_header(data, MAGIC, where)
+    record = Seal.of(keys.agent, keys.commit, where).open("commit", 0, sealed_, last=True)
     commit = _parsed(records.read(packing.unpacked_record(record, LARGEST), where), where)
     if (commit.agent, commit.generation, commit.machine) != (keys.agent, name.generation, name.machine):
         raise StoreDamaged(f"{where} says that it is another commit than its name does")

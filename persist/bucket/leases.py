@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from persist.bucket import records
 from persist.bucket.keys import SIZE, AgentKeys
-from persist.bucket.sealing import Seal
-from persist.store import Store, StoreDamaged, StoreForeign, whole
+from persist.bucket.sealing import Seal, after_header
+from persist.store import Store, whole
 from town.terminal import shown
 
 if TYPE_CHECKING:
@@ -101,12 +101,8 @@ def write(store: Store, keys: AgentKeys, sequence: int, machine: str, verb: Verb
 def host(store: Store, keys: AgentKeys, lease: Lease) -> str:
     """The name of the host that a lease holds. Raises ObjectMissing, StoreDamaged, StoreForeign."""
     key = f"agents/{keys.place}/{lease}"
-    data = whole(store, key, _LARGEST)
-    if not data.startswith(MAGIC):
-        if re.match(rb"nuketown lease [0-9]+\n", data):
-            raise StoreForeign(f"{key} is of another version of the format", hint="install the nuketown that wrote it")
-        raise StoreDamaged(f"{key} is not a lease")
-    record = Seal.of(keys.agent, keys.lease, key).open("lease", 0, data[len(MAGIC) :], last=True)
+    sealed = after_header(whole(store, key, _LARGEST), MAGIC, key)
+    record = Seal.of(keys.agent, keys.lease, key).open("lease", 0, sealed, last=True)
     return records.checked(key, lambda fields: str(fields["host"]), records.read(record, key), {"host": str})
 
 

@@ -4,13 +4,14 @@ The additional data says what the piece is and where it belongs, so a piece that
 object or another agent is refused like one that was changed.
 """
 
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from persist.bucket import FORMAT, VERSION
 from persist.bucket.keys import SIZE, hkdf
-from persist.store import StoreDamaged
+from persist.store import StoreDamaged, StoreForeign
 from town.terminal import shown
 
 if TYPE_CHECKING:
@@ -69,3 +70,16 @@ def _invalid() -> type[Exception]:
     from cryptography.exceptions import InvalidTag
 
     return InvalidTag
+
+
+def after_header(data: bytes, header: bytes, where: str) -> bytes:
+    """What stands behind the first line of an object that is one sealed piece: `nuketown KIND VERSION`.
+
+    Raises StoreForeign for another version, StoreDamaged for anything else.
+    """
+    if data.startswith(header):
+        return data[len(header) :]
+    kind = header.split()[1]
+    if re.match(rb"nuketown " + kind + rb" [0-9]+\n", data):
+        raise StoreForeign(f"{where} is of another version of the format", hint="install the nuketown that wrote it")
+    raise StoreDamaged(f"{where} is not a {kind.decode()}")

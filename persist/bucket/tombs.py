@@ -13,8 +13,8 @@ from persist.bucket import packing, records
 from persist.bucket.commits import Name
 from persist.bucket.keys import SIZE, AgentKeys
 from persist.bucket.packs import Pack
-from persist.bucket.sealing import Seal
-from persist.store import Store, StoreDamaged, StoreForeign, whole
+from persist.bucket.sealing import Seal, after_header
+from persist.store import Store, whole
 from town.terminal import shown
 
 MAGIC = b"nuketown tomb 2\n"
@@ -74,13 +74,8 @@ def sealed(keys: AgentKeys, name: str, tomb: Tomb) -> bytes:
 def opened(keys: AgentKeys, name: str, data: bytes) -> Tomb:
     """What `sealed` sealed under that very name. Raises StoreDamaged, StoreForeign."""
     where = key(keys, name)
-    if not data.startswith(MAGIC):
-        if re.match(rb"nuketown tomb [0-9]+\n", data):
-            raise StoreForeign(
-                f"{where} is of another version of the format", hint="install the nuketown that wrote it"
-            )
-        raise StoreDamaged(f"{where} is not a tomb")
-    record = Seal.of(keys.agent, keys.tomb, where).open("tomb", 0, data[len(MAGIC) :], last=True)
+    sealed_ = after_header(data, MAGIC, where)
+    record = Seal.of(keys.agent, keys.tomb, where).open("tomb", 0, sealed_, last=True)
     return records.checked(where, _tomb, records.read(packing.unpacked_record(record, LARGEST), where), _KEYS)
 
 
