@@ -2,12 +2,11 @@
 
 import grp
 import pwd
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """A passwd entry: name, uid, gid, home."""
 
     name: str

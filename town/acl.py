@@ -4,18 +4,17 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal["user", "group", "everybody"]
 _NAME = "system.posix_acl_access"  # xattr(7); the layout is that of include/uapi/linux/posix_acl_xattr.h
+_DEFAULT = "system.posix_acl_default"
 _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x02, 0x04, 0x08, 0x10, 0x20
 _WRITE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Writer:
+class Writer(NamedTuple):
     """A uid, a gid, or everybody (whose `id` means nothing)."""
 
     kind: Kind
@@ -43,10 +42,16 @@ def writers(target: int | Path) -> Iterator[Writer]:
             yield Writer("group", found.st_gid if tag == _GROUP_OBJ else number)
 
 
-def _entries(target: int | Path) -> list[tuple[int, int, int]]:
+def names_user(target: int | Path, uid: int) -> bool:
+    """Whether an access list of it, or the one that what is made in it gets, has an entry for that uid."""
+    lists = (_entries(target, name) for name in (_NAME, _DEFAULT))
+    return any(tag == _USER and number == uid for entries in lists for tag, _, number in entries)
+
+
+def _entries(target: int | Path, name: str = _NAME) -> list[tuple[int, int, int]]:
     """(tag, rights, uid or gid); none where there is no list, or no such thing on that filesystem."""
     try:
-        raw = os.getxattr(target, _NAME)
+        raw = os.getxattr(target, name)
     except OSError:
         return []
     return list(struct.iter_unpack("<HHI", raw[4:]))

@@ -5,24 +5,23 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from town.terminal import shell_word
 
 _VERBS = {
     "persist": "check init rollback restore sync lost status homes tidy recall units install uninstall "
-    "log get verify prune forget repair key",
+    "log get verify prune forget repair key release adopt chown metrics sweep account failed",
     "identity": "gen install check secret",
 }
 # What a shell_word quotes is a name, whatever it spells. An apostrophe after a letter begins no quotation.
 _QUOTED = r"(?<!\w)\$'(?:[^'\\]|\\.)*'|(?<!\w)'(?:[^']|'\"'\"')*'"
 _COMMAND = "|".join(rf"{prog} (?:{words.replace(' ', '|')})\b" for prog, words in _VERBS.items())
-_FIND = re.compile(rf"{_QUOTED}|(?<![\w/.@-])(?P<command>{_COMMAND})")
+_FIND = rf"{_QUOTED}|(?<![\w/.@-])(?P<command>{_COMMAND})"
 
 
-@dataclass(frozen=True, slots=True)
-class Typed:
+class Typed(NamedTuple):
     """A command line: the words after the program's name, and the spec where that is not the default one."""
 
     words: tuple[str, ...]
@@ -45,7 +44,7 @@ def running(words: Sequence[str]) -> Iterator[None]:
 def reads(spec: Path) -> None:
     """The command that runs reads this spec, which is not the one that it would read by itself."""
     if (now := _NOW.get()) is not None:
-        _NOW.set(replace(now, spec=spec))
+        _NOW.set(now._replace(spec=spec))
 
 
 def as_root(prog: str, verb: str) -> str:
@@ -64,7 +63,7 @@ def with_spec(hint: str) -> str:
     if now is None or now.spec is None:
         return hint
     spec = f"--spec {shell_word(str(now.spec))}"
-    return _FIND.sub(lambda found: f"{found[0]} {spec}" if found["command"] else found[0], hint)
+    return re.sub(_FIND, lambda found: f"{found[0]} {spec}" if found["command"] else found[0], hint)
 
 
 def _program(prog: str) -> list[str]:

@@ -10,8 +10,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from uuid import UUID
+from typing import TYPE_CHECKING, NamedTuple
 
 import btrfsutil
 
@@ -19,6 +18,9 @@ from town import kernel
 from town.failure import Failure
 from town.files import opened
 from town.terminal import shown
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 MAGIC = 0x9123683E  # BTRFS_SUPER_MAGIC, statfs(2)
 FIRST_INODE = 256  # of every subvolume
@@ -37,8 +39,7 @@ class BtrfsFailed(Failure):
     """The filesystem refused: full, read-only or damaged. The kernel's own word is in the message."""
 
 
-@dataclass(frozen=True, slots=True)
-class Nested:
+class Nested(NamedTuple):
     """A subvolume right inside another. `above` is its directory there, None when that is too deep to have a path."""
 
     id: int
@@ -51,18 +52,31 @@ class Nested:
         return self.name if self.above == b"" else (self.above or "…/".encode()) + self.name
 
 
-@dataclass(frozen=True, slots=True)
-class Subvolume:
+class Subvolume(NamedTuple):
     """What the filesystem knows of one subvolume; times in whole seconds since the epoch."""
 
     id: int
-    uuid: UUID
-    parent_uuid: UUID | None
+    uuid_bytes: bytes
+    parent_bytes: bytes  # all zero: it is a snapshot of nothing
     generation: int
     origin_generation: int  # its generation when it was made (otransid)
     changed: int  # transid of the last change of an inode in it (ctransid)
     read_only: bool
     made: float
+
+    @property
+    def uuid(self) -> "UUID":
+        """Its UUID."""
+        from uuid import UUID
+
+        return UUID(bytes=self.uuid_bytes)
+
+    @property
+    def parent_uuid(self) -> "UUID | None":
+        """The UUID of what it is a snapshot of; None: of nothing."""
+        from uuid import UUID
+
+        return UUID(bytes=self.parent_bytes) if any(self.parent_bytes) else None
 
 
 def is_btrfs(fd: int) -> bool:
@@ -85,11 +99,10 @@ def info(fd: int) -> Subvolume:
     """What the filesystem says of the subvolume whose root directory `fd` has open."""
     with _named("the subvolume"):
         found = btrfsutil.subvolume_info(fd)
-    parent = UUID(bytes=found.parent_uuid)
     return Subvolume(
         id=found.id,
-        uuid=UUID(bytes=found.uuid),
-        parent_uuid=parent if parent.int else None,
+        uuid_bytes=found.uuid,
+        parent_bytes=found.parent_uuid,
         generation=found.generation,
         origin_generation=found.otransid,
         changed=found.ctransid,
@@ -113,8 +126,7 @@ def _references(fd: int, outer: int) -> Iterator[tuple[int, bytes]]:
     return ((key.offset, item) for key, item in search(fd, ROOT_TREE, (outer, ROOT_REF)))
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """The key of an item in a btrfs tree."""
 
     objectid: int
@@ -180,14 +192,12 @@ def snapshot(source: int, directory: int, name: str, *, read_only: bool) -> int:
 
 
 def delete(directory: int, name: str) -> None:
-    """Delete the subvolume `name` below `directory`. It must hold no other; read-only ones are made writable first.
+    """Delete the subvolume `name` below `directory`, also a read-only one. It must hold no other.
 
     The kernel also deletes one that is mounted elsewhere: callers that did not make it look at mountinfo first.
     """
     with _named(name):
-        with opened(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)) as fd:
-            if btrfsutil.get_subvolume_read_only(fd):
-                btrfsutil.set_subvolume_read_only(fd, False)
+        # With CAP_SYS_ADMIN a read-only one need not be made writable, which is a commit of the whole filesystem.
         btrfsutil.delete_subvolume(_below(directory, name))
 
 

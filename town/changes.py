@@ -9,7 +9,7 @@ Sources: include/uapi/linux/btrfs_tree.h (struct btrfs_inode_item, btrfs_inode_r
 import fcntl
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from town import btrfs
 from town.btrfs import FIRST_INODE
@@ -21,6 +21,7 @@ _LAST_OBJECT = (1 << 64) - 256  # BTRFS_LAST_FREE_OBJECTID
 _ALL = (1 << 64) - 1
 _HEADER = struct.Struct("=QQQII")  # transid of the leaf, objectid, offset, type, length
 _HEADER_AND_STARTS = struct.Struct("=QQ")
+_TIME, _CTIME, _MTIME = struct.Struct("=QI"), 124, 136  # seconds, nanoseconds; where they stand in the inode item
 _NLINK_MODE = struct.Struct("=IIII")  # nlink, uid, gid, mode; 40 bytes into the inode item
 _ARGUMENTS = struct.Struct("=7Q4I4QQ")  # a key of 104 bytes, the size of the buffer behind it
 _COUNT = struct.Struct("=I")
@@ -30,8 +31,7 @@ _U64, _U16 = struct.Struct("=Q"), struct.Struct("=H")
 Ref = tuple[int, bytes]  # the inode of a directory, the name in it
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(NamedTuple):
     """An inode that was written: when it was made (a transaction), its type and mode, its number of names."""
 
     inode: int
@@ -85,6 +85,18 @@ def parent(fd: int, inode: int) -> int:
 def generations(fd: int, transid: int) -> Iterator[tuple[int, int, int]]:
     """(inode, generation, mode) of what was written after `transid`: `since` without names."""
     return ((found.inode, found.generation, found.mode) for found in since(fd, transid))
+
+
+def times(fd: int, transid: int) -> Iterator[int]:
+    """When each inode that was written after transaction `transid` changed last (ctime, ns since the epoch).
+
+    A read that changed its atime writes an inode too, and leaves this as it was. Of the subvolume's root directory it
+    is the mtime: to rename the subvolume changes the other. Raises OSError.
+    """
+    for inode, kind, _, buffer, at, _ in _items(fd, transid + 1):
+        if kind == _INODE_ITEM and _HEADER_AND_STARTS.unpack_from(buffer, at)[1] > transid:
+            seconds, fraction = _TIME.unpack_from(buffer, at + (_MTIME if inode == FIRST_INODE else _CTIME))
+            yield int(seconds * 10**9 + fraction)
 
 
 def _changed(found: tuple[int, int, int, int], names: list[Ref]) -> Changed:

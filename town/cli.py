@@ -5,36 +5,30 @@ Only `run` prints: `persist: error: …`, then `persist: hint: …`, on standard
 
 import argparse
 import errno
+import gc
 import io
 import json
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from town import __version__, again, terminal
+from town import __version__, again, parsers, terminal
 from town.failure import FAILED, BadSpec, Failure, WrongUsage
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
 DEFAULT_SPEC = Path("/etc/nuketown/town.toml")
+Parser = parsers.Parser
 Verb = Callable[[argparse.Namespace], int]
 _DIGITS = 18  # of a number in an option
 _STATUSES = (
     "exit status: 0 done, 1 failed, 2 wrong usage, 75 try again later, 78 the spec is wrong; "
     "of status and check also 3 needs attention, 4 does not work"
 )
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors read like all others here and end with status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise WrongUsage(terminal.shown(message), hint=f"{self.prog} --help shows what can be said")
 
 
 def lazy(module: str, function: str = "command") -> Verb:
@@ -49,10 +43,10 @@ def lazy(module: str, function: str = "command") -> Verb:
 
 def parser(prog: str, description: str) -> tuple[Parser, "argparse._SubParsersAction[Parser]"]:
     """The parser of a command and the place its verbs go."""
-    top = Parser(prog=prog, description=description, epilog=_STATUSES, allow_abbrev=False)
+    top = Parser(prog=prog, description=description, epilog=_STATUSES, formatter_class=parsers.Help, allow_abbrev=False)
     top.add_argument("--version", action="version", version=f"{prog} (nuketown) {__version__}")
     _shared(top)
-    return top, top.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
+    return top, top.add_subparsers(prog=prog, dest="verb", metavar="VERB", parser_class=parsers.Later)
 
 
 def count(text: str) -> int:
@@ -87,12 +81,13 @@ def verb(
         help=says,
         description=says,
         epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=parsers.HelpAsItIs,
         allow_abbrev=False,
     )
     _shared(made)
     if agents:
-        made.add_argument("agents", nargs=agents, metavar="AGENT", help="agents of the spec; none: all")
+        none = "" if agents == "+" else "; none: all"
+        made.add_argument("agents", nargs=agents, metavar="AGENT", help=f"agents of the spec{none}")
     made.set_defaults(act=act)
     return made
 
@@ -116,7 +111,10 @@ def run(prog: str, top: Parser, argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     _open_standard_streams()
     with again.running(words):
-        return _run(prog, top, words)
+        status = _run(prog, top, words)
+    if argv is None:
+        gc.freeze()  # the process ends: to look through all that it imported for something to collect takes 5 ms
+    return status
 
 
 def _run(prog: str, top: Parser, words: list[str]) -> int:
@@ -144,6 +142,8 @@ def _run(prog: str, top: Parser, words: list[str]) -> int:
         number = error.errno if isinstance(error, OSError) else None
         _tell(prog, unexpected(error), _CURES.get(number or 0, _REPORT))
         if debug:
+            import traceback
+
             traceback.print_exc()
         return FAILED
 
@@ -223,6 +223,8 @@ def unexpected(error: Exception) -> str:
 
 def _ended(failure: Failure, debug: bool) -> int:
     if debug:
+        import traceback
+
         traceback.print_exception(failure)
     return failure.status
 

@@ -9,9 +9,9 @@ from town.table import Place, Table, pairs, text
 
 ACTIONS = ("add", "remove", "change", "move", "online", "offline", "bind", "unbind")  # udev(7), ACTION
 
-_subsystem = matching(re.compile(r"[A-Za-z0-9_-]{1,64}"), "a subsystem", 'write it as in "usb" or "tty"')
+_subsystem = matching(r"[A-Za-z0-9_-]{1,64}", "a subsystem", 'write it as in "usb" or "tty"')
 _attribute = matching(
-    re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}(/[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}){0,7}"),
+    r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}(/[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}){0,7}",
     "the name of an attribute",
     "write it as `udevadm info --attribute-walk` shows it, such as idVendor",
 )

@@ -5,7 +5,7 @@ Exit statuses follow sysexits(3) where systemd acts on them: 75 means that a lat
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 DONE, FAILED, USAGE, ATTENTION, BROKEN, TRY_LATER, BAD_CONFIG = 0, 1, 2, 3, 4, 75, 78
 
@@ -60,8 +60,7 @@ def status_of(error: Exception) -> int:
     return status if status in _WORST_LAST else FAILED
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing that is wrong in a spec: where (`agents.ada.uid`, `line 3`), what, and the cure."""
 
     where: str

@@ -6,7 +6,6 @@ include/uapi/linux/{openat2,mount,fcntl}.h.
 
 import ctypes
 import os
-import platform
 import struct
 
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2, _MOUNT_SETATTR = (
@@ -39,8 +38,11 @@ MS_PRIVATE, MS_REC, MNT_DETACH, UMOUNT_NOFOLLOW = 1 << 18, 1 << 14, 2, 8
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _AT_FDCWD = -100
 _IN_DELETE_SELF = 0x400
+_STATX_BTIME = 0x800
 
 libc = ctypes.CDLL(None, use_errno=True)
+_open_by_handle_at = libc.open_by_handle_at  # called for each file: with its types said once it takes half the time
+_open_by_handle_at.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
 
 
 def checked(result: int, name: str = "") -> int:
@@ -66,7 +68,7 @@ def openat2(dir_fd: int, path: str | bytes, flags: int, mode: int = 0, resolve: 
 
 def open_by_handle_at(mount: int, handle: bytes, flags: int) -> int:
     """open_by_handle_at(2): `handle` is a struct file_handle; close-on-exec. Raises OSError, ESTALE when it is gone."""
-    return checked(libc.open_by_handle_at(ctypes.c_int(mount), handle, ctypes.c_int(flags | os.O_CLOEXEC)))
+    return checked(_open_by_handle_at(mount, handle, flags | os.O_CLOEXEC))
 
 
 def open_tree(dir_fd: int, path: str = "", flags: int = OPEN_TREE_CLONE | AT_EMPTY_PATH) -> int:
@@ -118,7 +120,7 @@ def mount_detached(kind: str, options: dict[str, str], attributes: int) -> int:
 
 def renameat2(from_fd: int, old: str | bytes, to_fd: int, new: str | bytes, flags: int = RENAME_NOREPLACE) -> None:
     """renameat2(2). RENAME_NOREPLACE fails with EEXIST; RENAME_EXCHANGE swaps two names that both exist."""
-    number = {"x86_64": 316, "aarch64": 276}[platform.machine()]
+    number = {"x86_64": 316, "aarch64": 276}[os.uname().machine]
     arguments = (
         ctypes.c_int(from_fd),
         os.fsencode(old),
@@ -136,9 +138,28 @@ def filesystem_type(fd: int) -> int:
     return int(struct.unpack_from("=q", buffer.raw)[0])  # a long, first in struct statfs, on both machines
 
 
+def born(fd: int) -> float | None:
+    """When what an open descriptor is of was made, in seconds since the epoch; None where the filesystem keeps none.
+
+    stx_btime of statx(2), which os.stat leaves out.
+    """
+    found = bytearray(256)
+    buffer = (ctypes.c_char * len(found)).from_buffer(found)
+    checked(libc.statx(ctypes.c_int(fd), b"", ctypes.c_int(AT_EMPTY_PATH), ctypes.c_uint(_STATX_BTIME), buffer))
+    if not struct.unpack_from("=I", found)[0] & _STATX_BTIME:
+        return None
+    seconds, nanoseconds = struct.unpack_from("=qI", found, 80)
+    return float(seconds + nanoseconds / 1e9)
+
+
 def syncfs(fd: int) -> None:
     """syncfs(2): everything written to the filesystem of `fd` so far is on the disk at return, data included."""
     checked(libc.syncfs(ctypes.c_int(fd)))
+
+
+def chown_open(fd: int, uid: int, gid: int) -> None:
+    """fchownat(2) with AT_EMPTY_PATH: a new owner for what `fd` has open, O_PATH will do, and a symlink itself too."""
+    checked(libc.fchownat(ctypes.c_int(fd), b"", ctypes.c_uint(uid), ctypes.c_uint(gid), ctypes.c_int(AT_EMPTY_PATH)))
 
 
 def watch(directory: int) -> int:
@@ -174,7 +195,7 @@ def umount(target: str, flags: int = UMOUNT_NOFOLLOW) -> None:
 
 def pivot_root(new_root: str, put_old: str) -> None:
     """pivot_root(2)."""
-    number = {"x86_64": 155, "aarch64": 41}[platform.machine()]
+    number = {"x86_64": 155, "aarch64": 41}[os.uname().machine]
     checked(_call(number, os.fsencode(new_root), os.fsencode(put_old)))
 
 

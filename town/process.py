@@ -1,9 +1,8 @@
 """The one door to other programs. Arguments are a list, never a shell line; secrets go in by a pipe, never by argv."""
 
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from town.failure import ToolFailed, ToolMissing
 from town.terminal import shown
@@ -23,8 +22,7 @@ PACKAGES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
+class Person(NamedTuple):
     """The uid, gid and groups that a program runs with."""
 
     uid: int
@@ -32,8 +30,7 @@ class Person:
     groups: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """What a program left: exit status (negative: the signal that ended it), and what it wrote."""
 
     status: int
@@ -65,6 +62,8 @@ def run(
     stay open in it under their own numbers; `timeout` is in seconds. Raises ToolMissing, or ToolFailed when it times
     out or (with `check`) ends with another status than 0.
     """
+    import subprocess  # 4 ms, and most commands run no other program
+
     words = [os.fspath(word) for word in argv]
     as_person = {} if person is None else _dropped(person)
     try:

@@ -7,8 +7,8 @@ import re
 
 from town.grammar import Wrong, line
 
-_FINGERPRINT = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
-_SHORT_ID = re.compile(r"(0X)?([0-9A-F]{8}|[0-9A-F]{16})")
+_FINGERPRINT = r"[0-9A-F]{40}|[0-9A-F]{64}"
+_SHORT_ID = r"(0X)?([0-9A-F]{8}|[0-9A-F]{16})"
 _PRIVATE = ("AGE-SECRET-KEY-", "AGE-PLUGIN-", "-----BEGIN")
 _CURE = "write age1…, ssh-ed25519 AAAA…, or the 40 hex digits that `gpg --fingerprint` shows"
 
@@ -52,10 +52,10 @@ def _ssh(text: str) -> str:
 
 def _fingerprint(text: str) -> str:
     digits = text.replace(" ", "").upper()
-    if _FINGERPRINT.fullmatch(digits):
+    if re.fullmatch(_FINGERPRINT, digits):
         return digits
-    if _FINGERPRINT.fullmatch(digits.removeprefix("0X")):
+    if re.fullmatch(_FINGERPRINT, digits.removeprefix("0X")):
         return digits.removeprefix("0X")
-    if _SHORT_ID.fullmatch(digits):
+    if re.fullmatch(_SHORT_ID, digits):
         raise Wrong("is a short OpenPGP key id, which anybody can forge", "write the whole fingerprint: " + _CURE)
     raise Wrong("is no recipient", _CURE)

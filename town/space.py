@@ -9,7 +9,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from town.btrfs import BtrfsFailed
 
@@ -21,8 +21,7 @@ _PARITY = {1 << 7: 1, 1 << 8: 2}  # RAID5, RAID6
 _NEVER_ALLOCATED = 1 << 20  # bytes at the start of each device
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """Bytes of data, or of metadata, each counted once: what is used, and what could still be written."""
 
     used: int
@@ -34,8 +33,7 @@ class Kind:
         return self.used + self.room
 
 
-@dataclass(frozen=True, slots=True)
-class Space:
+class Space(NamedTuple):
     """A filesystem's room; on one with mixed block groups both kinds are the same."""
 
     data: Kind

@@ -4,23 +4,22 @@
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from town.grammar import Wrong, absolute, line
 
 # Amazon S3 User Guide, "General purpose bucket naming rules".
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_SEGMENT = re.compile(r"[A-Za-z0-9_=@+-][A-Za-z0-9._=@+-]{0,199}")
-_REGION = re.compile(r"[A-Za-z0-9-]{1,64}")
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\]")
-_PORT = re.compile(r"[0-9]{1,5}")
+_BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_SEGMENT = r"[A-Za-z0-9_=@+-][A-Za-z0-9._=@+-]{0,199}"
+_REGION = r"[A-Za-z0-9-]{1,64}"
+_HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\]"
+_PORT = r"[0-9]{1,5}"
 _KEYS = ("endpoint", "region", "imds")
 _CURE = "write s3://BUCKET/PREFIX?endpoint=https://HOST&region=REGION, or file:///DIRECTORY"
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(NamedTuple):
     """An S3 bucket. `prefix` has no `/` at its ends; `imds`: the instance's metadata may give the credentials."""
 
     bucket: str
@@ -30,8 +29,7 @@ class Bucket:
     imds: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
+class Directory(NamedTuple):
     """A directory of this machine, absolute and normal."""
 
     path: Path
@@ -75,10 +73,10 @@ def _bucket(rest: str) -> Bucket:
     bucket, _, prefix = place.partition("/")
     if ":" in bucket:
         raise Wrong("has a port where the bucket's name belongs", "name the server in ?endpoint=https://HOST:PORT")
-    if not _BUCKET.fullmatch(bucket) or ".." in bucket:
+    if not re.fullmatch(_BUCKET, bucket) or ".." in bucket:
         raise Wrong("has no bucket's name", "3 to 63 lower-case letters, digits, `.` and `-`, as in s3://agents/signi")
     prefix = prefix.removesuffix("/")
-    if prefix and not all(_SEGMENT.fullmatch(part) for part in prefix.split("/")):
+    if prefix and not all(re.fullmatch(_SEGMENT, part) for part in prefix.split("/")):
         raise Wrong("has a prefix that is not plain", "letters, digits and `._=@+-` between single slashes, no %")
     options = _options(query)
     return Bucket(
@@ -136,7 +134,7 @@ def _endpoint(text: str) -> str:
     if split.scheme not in ("http", "https") or not text.startswith(("http://", "https://")):
         raise Wrong("has an endpoint that is neither http:// nor https://", cure)
     host, port = _host_and_port(split.netloc)
-    if not _HOST.fullmatch(host) or not (port is None or (_PORT.fullmatch(port) and 0 < int(port) < 65536)):
+    if not re.fullmatch(_HOST, host) or not (port is None or (re.fullmatch(_PORT, port) and 0 < int(port) < 65536)):
         raise Wrong("has an endpoint without a proper host and port", cure)
     if split.path not in ("", "/") or split.query or split.fragment or text.endswith(("?", "#")):
         raise Wrong("has an endpoint with more than a host and a port", cure)
@@ -152,7 +150,7 @@ def _host_and_port(netloc: str) -> tuple[str, str | None]:
 
 
 def _region(text: str) -> str:
-    if not _REGION.fullmatch(text):
+    if not re.fullmatch(_REGION, text):
         raise Wrong("has a region that is no name", "write it as in region=us-east-1")
     return text
 

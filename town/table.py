@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from town.failure import Problem
-from town.grammar import SECRET, Wrong, line, quoted
+from town.grammar import Wrong, holds_secret, line, quoted
 from town.terminal import toml_string
 
 T = TypeVar("T")
 D = TypeVar("D")
 MOST_PROBLEMS = 200
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,60}")
+_BARE_KEY = r"[A-Za-z0-9_-]{1,60}"
 
 
 class EnoughProblems(Exception):
@@ -44,7 +44,7 @@ class Place:
 
     def key(self, key: str) -> "Place":
         """The place of a key of the table here."""
-        bare = key if _BARE_KEY.fullmatch(key) and not SECRET.search(key) else _quoted_key(key)
+        bare = key if re.fullmatch(_BARE_KEY, key) and not holds_secret(key) else _quoted_key(key)
         return Place(f"{self.where}.{bare}" if self.where else bare, self.problems)
 
     def item(self, index: int) -> "Place":

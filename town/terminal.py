@@ -4,12 +4,11 @@ Everything printed goes through `shown` first when its bytes came from elsewhere
 overrides, invisible formatting and bytes that are not UTF-8 are escaped, so one name is one word on one line.
 """
 
-import re
-import shlex
+import os
 import sys
 import unicodedata
+from contextlib import suppress
 
-_PLAIN = re.compile(r"[ -\[\]-~]*")  # printable ASCII without the backslash
 # Cc control, Cf format (bidi, zero width, tags), Cs surrogate, Co private, Cn unassigned, Zl/Zp line separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 # Shown as nothing or as a space, though they are letters, marks or symbols (Unicode: Default_Ignorable_Code_Point, and
@@ -29,7 +28,7 @@ def shown(name: str | bytes) -> str:
     'ok \\\\xff\\\\n'
     """
     text = name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
-    if _PLAIN.fullmatch(text):
+    if text.isascii() and text.isprintable() and "\\" not in text:
         return text
     return "".join(map(_shown_character, text))
 
@@ -58,7 +57,9 @@ def shell_word(name: str | bytes) -> str:
     raw = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
     text = raw.decode("utf-8", "surrogateescape")
     if shown(text.replace("\\", "")) == text.replace("\\", ""):
-        return shlex.quote(text)
+        from shlex import quote
+
+        return quote(text)
     return "$'" + "".join(_ansi_c(byte) for byte in raw) + "'"
 
 
@@ -85,6 +86,16 @@ def _toml_character(character: str) -> str:
 def say(line: str) -> None:
     """One line of words for the person: standard error, so that standard output stays the result."""
     print(line, file=sys.stderr, flush=True)
+
+
+def columns() -> int:
+    """How wide the terminal is that standard output goes to: $COLUMNS, else what it says, else 80."""
+    with suppress(KeyError, ValueError):
+        if (said := int(os.environ["COLUMNS"])) > 0:
+            return said
+    with suppress(OSError):  # it goes to no terminal
+        return os.get_terminal_size(1).columns or 80
+    return 80
 
 
 def counted(number: int, word: str) -> str:

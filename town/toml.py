@@ -8,15 +8,16 @@ import tomllib
 from typing import Any
 
 from town.failure import Problem
-from town.grammar import SECRET
+from town.grammar import holds_secret
 from town.terminal import shown
 
 LIMIT = 1 << 20  # bytes
 DEPTH = 24  # tables and arrays inside each other
 # tomllib needs time quadratic in the parts of one dotted key: 26,000 parts in 100 kB take 14 s.
 _PART = rb"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
-_LONG_KEY = re.compile(rb"(?<![A-Za-z0-9_-])" + _PART + rb"(?:[ \t]*+\.[ \t]*+" + _PART + rb"){64}")
-_POSITION = re.compile(r" ?\(at (?:(line \d+, column \d+)|end of document)\)$")
+_PARTS = 64
+_LONG_KEY = rb"(?<![A-Za-z0-9_-])" + _PART + rb"(?:[ \t]*+\.[ \t]*+" + _PART + rb"){%d}" % _PARTS
+_POSITION = r" ?\(at (?:(line \d+, column \d+)|end of document)\)$"
 _NESTED = Problem(
     "", f"tables and arrays lie more than {DEPTH} deep", "no spec needs that: look for a bracket too many"
 )
@@ -35,8 +36,8 @@ def tree(data: bytes) -> dict[str, Any]:
     if len(data) > LIMIT:
         raise NotToml(Problem("", f"is larger than {LIMIT:,} bytes", "name the spec, not another file"))
     text = _text(data)
-    if found := _LONG_KEY.search(data):
-        raise NotToml(Problem(_at(data, found.start()), "a dotted key has more than 64 parts", "shorten it"))
+    if (found := _long_key(data)) >= 0:
+        raise NotToml(Problem(_at(data, found), f"a dotted key has more than {_PARTS} parts", "shorten it"))
     try:
         made = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -48,6 +49,14 @@ def tree(data: bytes) -> dict[str, Any]:
     if _depth(made) > DEPTH:
         raise NotToml(_NESTED)
     return made
+
+
+def _long_key(data: bytes) -> int:
+    """Where a dotted key of too many parts begins; -1 when there is none. A key stands on one line."""
+    if all(line.count(b".") < _PARTS for line in data.split(b"\n")):
+        return -1
+    found = re.search(_LONG_KEY, data)
+    return found.start() if found else -1
 
 
 def _text(data: bytes) -> str:
@@ -69,7 +78,7 @@ def _at(data: bytes, offset: int) -> str:
 
 
 def _syntax(message: str, data: bytes) -> Problem:
-    found = _POSITION.search(message)
+    found = re.search(_POSITION, message)
     what = message[: found.start()] if found else message
     lines = data.count(b"\n") + 1
     where = (found.group(1) if found else None) or f"line {lines} (the end)"
@@ -80,7 +89,7 @@ def _syntax(message: str, data: bytes) -> Problem:
 
 def _lowered(message: str) -> str:
     # tomllib's messages hold characters and keys of the file, some of them as repr() writes them.
-    if SECRET.search(message):
+    if holds_secret(message):
         return "a private key stands where a key of a table belongs"
     text = shown(message).replace("\\\\", "\\")
     return text[:1].lower() + text[1:200]

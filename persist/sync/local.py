@@ -10,13 +10,12 @@ import fcntl
 import json
 import os
 import re
-import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from town import files, locks
 from town.failure import Failure, TryLater, Unsafe
@@ -27,7 +26,6 @@ _LIMIT = 4 << 20
 _HALF = 12 * 3600.0  # seconds; half the time of a lease (persist.bucket.leases, which is not loaded for this)
 _SLACK = 300.0  # seconds that a clock may be set back without meaning anything
 _LARGEST_COPY = 64 << 20
-_MACHINE = re.compile(r"[0-9a-f]{32}")
 
 
 class Busy(TryLater):
@@ -38,8 +36,7 @@ class BadRecord(Failure):
     """A record in the state directory cannot be read: without it an older store could pass for the newest."""
 
 
-@dataclass(frozen=True, slots=True)
-class LastSync:
+class LastSync(NamedTuple):
     """The last sync that ended well: when, the snapshot that the store has since then, and what is in it."""
 
     time: datetime
@@ -48,8 +45,7 @@ class LastSync:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """The lease that this machine wrote last; `granted` by the store's clock, `wall` by this machine's at that time."""
 
     sequence: int
@@ -57,13 +53,12 @@ class Held:
     wall: float
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One agent's record. `head`, `written`, `intended`, `branch` and the values of `known` are names of commits."""
 
     generation: int = 0
     head: str = ""
-    known: Mapping[str, str] = field(default_factory=dict)  # declared path: the head at its sync or restore
+    known: Mapping[str, str] = MappingProxyType({})  # declared path: the head at its sync or restore
     told: tuple[str, ...] = ()  # forks that a person was told of
     last: LastSync | None = None
     written: str = ""  # the last commit of this machine
@@ -71,6 +66,7 @@ class Record:
     branch: str = ""  # the last branch of this machine
     lease: Held | None = None
     sequence: int = 0  # of the newest lease that was seen
+    released: Held | None = None  # the lease that this machine gave back last, while it holds none
 
 
 def lease_due(record: Record, now: float) -> bool:
@@ -79,6 +75,20 @@ def lease_due(record: Record, now: float) -> bool:
     At half time. A clock that went back says nothing about how much has gone by: then too.
     """
     return record.lease is None or not -_SLACK <= now - record.lease.wall < _HALF
+
+
+def held_last(record: Record) -> bool:
+    """Whether no other machine is known to have held the lease since this one did, given back or not."""
+    held = record.lease or record.released
+    return held is not None and held.sequence >= record.sequence and not record.branch
+
+
+def holding_again(record: Record) -> Record:
+    """The record of a machine that goes on without the store's word, though it gave the lease back.
+
+    Where another machine took it meanwhile, the next sync keeps what lies here as a branch (`history.LeaseLost`).
+    """
+    return record if record.lease is not None else record._replace(lease=record.released, released=None)
 
 
 def machine(spec: Spec, *, make: bool = True) -> str:
@@ -93,10 +103,10 @@ def machine(spec: Spec, *, make: bool = True) -> str:
     with files.opened(_state(spec)) as state:
         fcntl.flock(state, fcntl.LOCK_EX)  # two first runs at once
         if (found := _read(state, "machine", spec)) is not None:
-            if not _MACHINE.fullmatch(found.strip()):
+            if not re.fullmatch("[0-9a-f]{32}", found.strip()):
                 raise _broken(spec, "machine")
             return found.strip()
-        made = secrets.token_hex(16)
+        made = os.urandom(16).hex()
         files.write_beneath(state, "machine", made.encode() + b"\n", mode=0o600)
         return made
 
@@ -147,7 +157,7 @@ def keep_copy(spec: Spec, agent: Agent, name: str, data: bytes, *, instead_of: s
 
 def _write_copy(directory: int, name: str, data: bytes) -> None:
     """Whole or not at all, and not durable: what a crash takes is read from the store again."""
-    beside = f".{name[:48]}.{secrets.token_hex(6)}.new"
+    beside = f".{name[:48]}.{os.urandom(6).hex()}.new"
     with files.opened(files.open_beneath(directory, beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)) as fd:
         files.write_all(fd, data)
     os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
@@ -220,7 +230,7 @@ def _broken(spec: Spec, name: str) -> BadRecord:
 
 
 def _parsed(tree: Any) -> Record:
-    last, lease = tree["last"], tree["lease"]
+    last, lease, released = tree["last"], tree["lease"], tree.get("released")
     return Record(
         int(tree["generation"]),
         str(tree["head"]),
@@ -233,14 +243,21 @@ def _parsed(tree: Any) -> Record:
         str(tree["written"]),
         str(tree["intended"]),
         str(tree["branch"]),
-        lease and Held(int(lease["sequence"]), float(lease["granted"]), float(lease["wall"])),
+        lease and _held(lease),
         int(tree["sequence"]),
+        released and _held(released),
     )
 
 
+def _held(tree: Any) -> Held:
+    return Held(int(tree["sequence"]), float(tree["granted"]), float(tree["wall"]))
+
+
 def _written(record: Record) -> dict[str, Any]:
-    last = record.last
-    return asdict(record) | {
+    last, lease = record.last, record.lease
+    return record._asdict() | {
         "known": dict(record.known),
-        "last": last and asdict(last) | {"time": last.time.isoformat()},
+        "last": last and last._asdict() | {"time": last.time.isoformat()},
+        "lease": lease and lease._asdict(),
+        "released": record.released and record.released._asdict(),
     }

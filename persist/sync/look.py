@@ -1,7 +1,6 @@
 """One look at every declared path: what it holds now, as the index knows it afterwards."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from persist.entering import InTheWay
 from persist.ground import WrongOwner
@@ -21,15 +20,17 @@ class Restart(Exception):
     """The store was opened meanwhile, and what it says does not go with what this look began with."""
 
 
-@dataclass(slots=True)
 class Look:
     """What was found: paths that were brought up to date, those that cannot be, those that are not there."""
 
-    results: list[Result] = field(default_factory=list)
-    failures: list[tuple[str, Failure]] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    read: list[int] = field(default_factory=lambda: [0, 0])  # files, bytes
+    __slots__ = ("failures", "missing", "notes", "read", "results")
+
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+        self.failures: list[tuple[str, Failure]] = []
+        self.missing: list[str] = []
+        self.notes: list[str] = []
+        self.read = [0, 0]  # files, bytes
 
     @property
     def stopped(self) -> tuple[str, ...]:

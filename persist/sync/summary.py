@@ -1,15 +1,14 @@
 """What a sync is told to do, and what it says that it did."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from town import terminal
 from town.failure import DONE
 from town.terminal import shown
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What the command line says. `take_over`: go on over what another machine wrote; `limited`: --limit-rate."""
 
     dry_run: bool = False
@@ -18,8 +17,7 @@ class Options:
     limited: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(NamedTuple):
     """What one sync of one agent did. `new_bytes` went to the store; `snapshot` is empty when it holds none yet.
 
     `read_files` and `read_bytes`: what was new or had changed; `requests` went to the store in `seconds`.

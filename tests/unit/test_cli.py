@@ -114,6 +114,19 @@ def test_the_boot_path_imports_nothing_heavy(tmp_path: Path) -> None:
     assert done.stdout.split() == []
 
 
+def test_a_sync_that_finds_nothing_imports_nothing_that_it_does_not_use() -> None:
+    heavy = "dataclasses inspect subprocess platform uuid hashlib secrets traceback shutil lzma concurrent boto3"
+    spec = Path(__file__).parent.parent / "fixtures" / "town.toml"
+    script = (
+        "import sys, pathlib, persist.cli, town.spec, persist.sync, persist.sync.marker;"
+        "persist.cli.parser().parse_known_args(['sync', 'ada', '--json']);"
+        f"town.spec.load(pathlib.Path({str(spec)!r}));"
+        f"print(*sorted(set({heavy!r}.split()) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    assert done.stdout.split() == []
+
+
 def _command(script: str) -> subprocess.CompletedProcess[str]:
     spec = Path(__file__).parent.parent / "fixtures" / "town.toml"
     argv = [
