@@ -6,15 +6,14 @@ A store is not trusted: whoever runs it may read, change, drop and replay object
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from town import store_url
 from town.failure import BAD_CONFIG, Failure, TryLater
 from town.spec import Spec
 from town.terminal import shown
 
-_KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}(/[a-z0-9][a-z0-9._-]{0,199}){0,7}")
+_KEY = r"[a-z0-9][a-z0-9._-]{0,199}(/[a-z0-9][a-z0-9._-]{0,199}){0,7}"
 INIT = "`persist init --store` makes it, once"
 
 
@@ -102,8 +101,7 @@ class BadKey(Failure):
     """A key that no object may have: it would leave the store or hide in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """One object of a listing; `size` in bytes, `modified` in seconds since the epoch by the store's own clock."""
 
     key: str
@@ -158,7 +156,7 @@ class Store(Protocol):
 
 def checked_key(key: str) -> str:
     """`key` when an object may have it: `[a-z0-9][a-z0-9._-]*` components, no `..`. Raises BadKey."""
-    if not _KEY.fullmatch(key):
+    if not re.fullmatch(_KEY, key):
         raise BadKey(
             f"{shown(key)} is no key of a store", hint="keys are lower-case letters, digits, `.`, `_`, `-`, `/`"
         )

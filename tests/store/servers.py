@@ -44,7 +44,7 @@ class Server:
         """A new, empty bucket on it."""
         place = Bucket(name or f"town-{next(_NUMBERS)}-{os.getpid()}", prefix, self.endpoint, "us-east-1")
         store = self.store(place)
-        store._client.ask("create_bucket")
+        store._client.ask("PUT")
         store.close()
         return place
 

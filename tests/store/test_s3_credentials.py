@@ -168,7 +168,7 @@ def test_a_link_of_roots_own_is_followed(tmp_path: Path) -> None:
 def signed_by(place: Bucket, town: Spec) -> str:
     """The access key that a request was signed with."""
     with Proxy("http://127.0.0.1:1", lambda _: Status(403, "AccessDenied")) as proxy:
-        place = replace(place, endpoint=proxy.endpoint)
+        place = place._replace(endpoint=proxy.endpoint)
         store = S3Store(place, lambda: credentials.access(town, place), patience=QUICK)
         with pytest.raises(StoreDenied):
             store.get("a")
@@ -231,9 +231,12 @@ def test_with_a_file_nothing_of_a_home_or_the_environment_counts(
     monkeypatch.setenv("AWS_PROFILE", "none")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "9")
     town = spec_with(tmp_path, given(tmp_path / "named"))
-    assert signed_by(replace(PLACE, region=None), town) == KEYS.access
+    assert signed_by(PLACE._replace(region=None), town) == KEYS.access
     amazon = S3Store(Bucket("agents"), lambda: credentials.access(town, PLACE))
-    assert amazon._client._ready()[0].meta.endpoint_url == "https://s3.amazonaws.com"
+    amazon._client._ready()
+    assert amazon._client._address is not None
+    assert amazon._client._address.url == "https://agents.s3.amazonaws.com"
+    assert amazon._client._address.region == "us-east-1"
     amazon.close()
     assert not ran.exists()
 
@@ -277,7 +280,7 @@ def test_the_instances_metadata_is_not_asked_unless_the_url_says_so(
     with pytest.raises(NoCredentials):
         store.get("a")
     assert metadata == []
-    assert signed_by(replace(PLACE, imds=True), town) == "BYIMDS"
+    assert signed_by(PLACE._replace(imds=True), town) == "BYIMDS"
     assert metadata
     assert "which every user of this machine can read, agents too" in capsys.readouterr().err
 
@@ -318,6 +321,6 @@ def test_a_store_of_a_spec_is_used_with_its_file_and_its_prefix(rclone: Server, 
     store = open_store(town)
     store.put("a/b", b"x")
     assert [found.key for found in open_store(town).list("a")] == ["a/b"]
-    outside = rclone.store(replace(place, prefix=""))
+    outside = rclone.store(place._replace(prefix=""))
     assert [found.key for found in outside.list("")] == ["towns/signi/a/b"]
     outside.close()

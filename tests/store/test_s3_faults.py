@@ -67,7 +67,7 @@ def straight(server: Server, place: Bucket) -> Iterator[S3Store]:
 
 @pytest.fixture
 def store(server: Server, proxy: Proxy, place: Bucket) -> Iterator[S3Store]:
-    one = server.store(replace(place, endpoint=proxy.endpoint), patience=FAST)
+    one = server.store(place._replace(endpoint=proxy.endpoint), patience=FAST)
     one.conditions()
     yield one
     one.close()
@@ -108,7 +108,7 @@ def test_a_put_that_met_a_fault_is_there_once_and_whole(
 def test_an_unknown_outcome_of_put_if_absent_is_settled_by_reading(
     fault: Fault, server: Server, place: Bucket, proxy: Proxy, straight: S3Store
 ) -> None:
-    store = server.store(replace(place, endpoint=proxy.endpoint), patience=SHORT)
+    store = server.store(place._replace(endpoint=proxy.endpoint), patience=SHORT)
     store.conditions()
     proxy.script = in_turn(fault, of=puts)
     assert store.put_if_absent("head", b"mine")
@@ -131,7 +131,7 @@ def test_a_lost_answer_after_another_won_is_no_win(moto: Server) -> None:
     place = moto.bucket()
     straight = moto.store(place)
     with Proxy(moto.endpoint) as proxy:
-        store = moto.store(replace(place, endpoint=proxy.endpoint))
+        store = moto.store(place._replace(endpoint=proxy.endpoint))
         store.conditions()
 
         def script(request: Request) -> Fault | None:
@@ -360,7 +360,7 @@ def test_the_clock_is_that_of_the_last_answer(store: S3Store, proxy: Proxy) -> N
 
 
 def test_a_server_that_hangs_is_waited_for_so_long_and_tried_again(server: Server, place: Bucket, proxy: Proxy) -> None:
-    store = server.store(replace(place, endpoint=proxy.endpoint), patience=SHORT)
+    store = server.store(place._replace(endpoint=proxy.endpoint), patience=SHORT)
     store.put("a", b"x")
     proxy.script = in_turn(Hang(2), of=gets)
     assert store.get("a") == b"x"

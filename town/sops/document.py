@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path as File
 from typing import Any
 
-from town.sops import editing, metadata, nodes, sealing, writing
+from town.sops import editing, metadata, nodes, plainform, sealing, writing
 from town.sops.errors import BadRecipient, BadSopsFile, Tampered, WouldBeClear
 from town.sops.keys import Keys
 from town.sops.metadata import Rule
@@ -68,7 +68,7 @@ def load(data: bytes, name: str, keys: Keys) -> Document:
 
     `name` is for messages. Raises BadSopsFile, NoKey, Tampered.
     """
-    _, root = nodes.parse(data, name)
+    root = plainform.read(data) or nodes.parse(data, name)[1]
     about = metadata.read(root, name)
     data_key = keys.data_key(about.wrapped, name)
     tree = sealing.opened(root, about, Sealer(data_key), name)

@@ -3,19 +3,21 @@
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from persist.store import Found, NotAStore, ObjectMissing, StoreDamaged, StoreUnreachable
 from persist.store.pace import Pace, PacedBody
+from persist.store.s3 import answers
 from persist.store.s3.client import Client
 from persist.store.s3.patience import Passing
 from persist.store.s3.replies import Refused, where
-from persist.store.s3.wire import LARGEST
+from persist.store.s3.wire import LARGEST, Pieces, length_said
+from town.store_url import Bucket
 from town.terminal import shown
 
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18})")
+_CONDITIONS = {"IfNoneMatch": "If-None-Match", "IfMatch": "If-Match"}
+_LARGE = 1 << 20  # bytes of a body that is worth a question
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Objects:
         last = "" if length is None else str(offset + length - 1)
         asked = {} if offset == 0 and length is None else {"Range": f"bytes={offset}-{last}"}
         try:
-            reply = self._client.ask("get_object", Key=self._below + key, **asked)
+            reply = self._client.ask("GET", self._below + key, headers=asked, streamed=True)
         except Refused as refused:
             if refused.reply.status == 416:  # nothing is there from that offset on
                 return Read(b"", "", _whole_length(refused.reply.headers.get("content-range", "")))
@@ -68,22 +70,26 @@ class Objects:
 
     def send(self, key: str, data: bytes, digest: bytes | None = None, **condition: str) -> str:
         """Put an object: the ETag that the server says it has. `digest`: its MD5, where it is known already."""
-        reply = self._client.ask(
-            "put_object",
-            Key=self._below + key,
-            Body=data if self._pace is None else PacedBody(data, self._pace),
-            ContentLength=len(data),
-            ContentMD5=base64.b64encode(digest or md5(data)).decode(),
-            **condition,
-        )
-        if not (tag := str(reply.get("ETag", ""))):
+        said: dict[str, str | bytes] = {
+            "Content-Length": str(len(data)),
+            "Content-MD5": base64.b64encode(digest or md5(data)).decode(),
+            **{_CONDITIONS[name]: value for name, value in condition.items()},
+            **_asks_first(data),
+        }
+        reply = self._client.ask("PUT", self._below + key, headers=said, body=self._body(data))
+        if not (tag := str(reply.headers.get("ETag", ""))):
             raise Passing(NotAStore(f"what answers for the store {self.name} does not say that it took an object"))
         return tag
+
+    def _body(self, data: bytes) -> object:
+        if self._pace is not None:
+            return PacedBody(data, self._pace)
+        return data if len(data) < _LARGE else Pieces(data)
 
     def remove(self, key: str) -> None:
         """Delete an object; one that is not there is no error."""
         try:
-            self._client.ask("delete_object", Key=self._below + key)
+            self._client.ask("DELETE", self._below + key)
         except Refused as refused:
             if refused.reply.code != "NoSuchKey":
                 raise
@@ -91,33 +97,34 @@ class Objects:
     def page(self, prefix: str, token: str = "", most: int = 1000) -> Page:
         """One page of the keys that begin with `prefix`; keys with a component that begins with a dot are left out."""
         asked = self._below + prefix
-        more = {"ContinuationToken": token} if token else {}
-        reply = self._client.ask("list_objects_v2", Prefix=asked, MaxKeys=most, **more)
+        more = {"continuation-token": token} if token else {}
+        query = {"list-type": "2", "prefix": asked, "max-keys": str(most), **more, "encoding-type": "url"}
+        try:
+            page = answers.listing(self._client.ask("GET", query=query).data)
+        except answers.NoAnswerError as error:
+            raise Passing(_no_store(self._client.place), most=3) from error
         # A page that is no listing can be read as an empty one: an answer to something else, a page in XHTML.
-        if "IsTruncated" not in reply or reply.get("Prefix", asked) != asked:
+        if page.truncated is None or page.prefix not in (None, asked):
             raise Passing(NotAStore(f"what answers for the store {self.name} sent no listing of {shown(asked)!r}"))
-        told = reply.get("Contents", ())
-        if len(told) > most:
+        if len(page.keys) > most:
             raise StoreDamaged(
-                f"the store {self.name} sent {len(told):,} keys in a page of its listing where {most:,} were asked for",
+                f"the store {self.name} sent {len(page.keys):,} keys in a page of its listing where {most:,} were "
+                "asked for",
                 hint="it does not honour max-keys: look at what answers at the endpoint, or take another server",
             )
-        found = tuple(self._found(one, asked) for one in told)
-        token = str(reply.get("NextContinuationToken", ""))
+        found = tuple(self._found(one, asked) for one in page.keys)
         kept = tuple(one for one in found if not one.key.startswith(".") and "/." not in one.key)
-        return Page(kept, len(told), token if reply["IsTruncated"] else None)
+        return Page(kept, len(found), page.token if page.truncated else None)
 
-    def _found(self, one: Mapping[str, Any], asked: str) -> Found:
-        key, size = str(one.get("Key", "")), one.get("Size")
-        if not key.startswith(asked) or not isinstance(size, int) or size < 0 or "LastModified" not in one:
+    def _found(self, one: answers.Key, asked: str) -> Found:
+        if not one.key.startswith(asked) or one.size is None or one.modified is None:
             raise Passing(StoreUnreachable(f"the store {self.name} sent a listing of something else"), most=3)
-        return Found(key[len(self._below) :], size, one["LastModified"].timestamp())
+        return Found(one.key[len(self._below) :], one.size, one.modified)
 
-    def _checked(self, reply: Mapping[str, Any], offset: int, length: int | None, key: str) -> Read:
+    def _checked(self, reply: answers.Answer, offset: int, length: int | None, key: str) -> Read:
         """The range that was asked for, all of it, or an error: what comes over a network is not taken at its word."""
-        # With a number it does not insist on Content-Length, which is of more where a server knows no ranges.
-        data, start, whole = reply["Body"].read(LARGEST), 0, reply.get("ContentLength")
-        if (text := reply.get("ContentRange")) is not None:
+        data, start, whole = reply.data, 0, length_said(reply.headers)
+        if (text := reply.headers.get("Content-Range")) is not None:
             if (found := _CONTENT_RANGE.fullmatch(str(text))) is None or found[1] is None:
                 raise self._cut(key, "its range cannot be read")
             start, whole = int(found[1]), int(found[3])
@@ -130,7 +137,7 @@ class Objects:
         wanted = max(0, whole - offset if length is None else min(length, whole - offset))
         if start != offset or len(data) != wanted:
             raise self._cut(key, f"{len(data):,} bytes from {start:,} on came, not {wanted:,} from {offset:,} on")
-        return Read(data, str(reply.get("ETag", "")), whole)
+        return Read(data, str(reply.headers.get("ETag", "")), whole)
 
     def _cut(self, key: str, why: str) -> Passing:
         return Passing(
@@ -139,6 +146,17 @@ class Objects:
                 hint="try again later; where it lasts, the object is damaged: persist verify",
             )
         )
+
+
+def _asks_first(data: bytes) -> dict[str, bytes]:
+    """A large body is sent once the server says that it takes it (RFC 9110, 10.1.1): a refusal costs the head only."""
+    return {} if len(data) < _LARGE else {"Expect": b"100-continue"}
+
+
+def _no_store(place: Bucket) -> NotAStore:
+    return NotAStore(
+        f"what {where(place)} answers is no answer of a store", hint="see that endpoint in town.store is an S3 server"
+    )
 
 
 def _whole_length(text: str) -> int:

@@ -1,7 +1,7 @@
 """The one door to the network: each request is sent here once, and what comes back is read here, bounded and checked.
 
-botocore makes and signs a request and asks its `before-send` handlers for the answer; `Wire.send` is one. So nothing
-that a server sends is larger in memory than what was asked for, a cut reply is known, and the store's clock is seen.
+Nothing that a server sends is larger in memory than what was asked for, a cut reply is known, and the store's clock is
+seen.
 """
 
 import socket
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from persist.store import NotAStore, StoreDamaged, StoreUnreachable
 from persist.store.pace import Pace
+from persist.store.s3.answers import Answer
 from persist.store.s3.patience import Passing, Patience
 from persist.store.s3.replies import where
 from persist.store.s3.troubles import trouble
@@ -30,23 +31,17 @@ _SOCKET = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, sock
 _HTML = (b"<!doctype html", b"<html")
 
 
-class Whole:
-    """A body that was read already, as botocore wants to read it."""
+class Pieces:
+    """A large body as it is sent: in pieces, none copied, so that a slow network has its time for each of them."""
 
     def __init__(self, data: bytes) -> None:
-        self._data = data
+        """`data` whole."""
+        self._left = memoryview(data)
 
-    def stream(self) -> list[bytes]:
-        """All of it, in one piece."""
-        return [self._data]
-
-    def read(self, _amount: int | None = None) -> bytes:
-        """All of it the first time, then nothing."""
-        data, self._data = self._data, b""
-        return data
-
-    def close(self) -> None:
-        """Nothing to close."""
+    def read(self, _amount: int | None = None) -> memoryview:
+        """The next piece, however much is asked for; empty at the end."""
+        piece, self._left = self._left[:_PIECE], self._left[_PIECE:]
+        return piece
 
 
 class Wire:
@@ -72,23 +67,23 @@ class Wire:
         self.answered = False
         self.heard: tuple[float, float] | None = None
 
-    def send(self, request: "AWSPreparedRequest", **_: object) -> "AWSResponse":
-        """Send once and read the answer. Raises Passing, TlsFailed, ClockSkew, StoreDamaged."""
-        from botocore.awsrequest import AWSResponse
+    def send(self, request: "AWSPreparedRequest", *, streamed: bool = False) -> Answer:
+        """Send once, with `stream_output`, and read the answer; `streamed`: it is an object.
 
+        Raises Passing, TlsFailed, ClockSkew, StoreDamaged.
+        """
         with self._lock:
             self.requests += 1
-        streamed, request.stream_output = request.stream_output, True
         try:
             response = self._session.send(request)
             self._note(response.headers)
-            streamed = bool(streamed) and response.status_code < 300
+            streamed = streamed and response.status_code < 300
             data = self._body(request, response, streamed=streamed)
         except (Passing, StoreDamaged):
             raise
         except Exception as error:  # of botocore, urllib3, ssl and socket: all of them mean that no answer came
             raise trouble(error, self._place, self._patience) from error
-        return AWSResponse(response.url, response.status_code, response.headers, Whole(data))
+        return Answer(response.status_code, response.headers, data)
 
     def close(self) -> None:
         """Close all connections."""
@@ -102,7 +97,7 @@ class Wire:
             return
 
     def _body(self, request: "AWSPreparedRequest", response: "AWSResponse", *, streamed: bool) -> bytes:
-        said = _length(response.headers)
+        said = length_said(response.headers)
         limit = _wanted(request, response) if streamed else _PAGE
         if said is not None and said > limit and (not streamed or limit == LARGEST):
             response.raw.close()
@@ -142,7 +137,8 @@ def _wanted(request: "AWSPreparedRequest", response: "AWSResponse") -> int:
     return min(LARGEST, int(last) + 1 - (int(first) if response.status_code == 206 else 0))
 
 
-def _length(headers: Any) -> int | None:
+def length_said(headers: Any) -> int | None:
+    """The Content-Length; None where none is said."""
     text = headers.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdigit() else None
 
