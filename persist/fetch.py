@@ -1,29 +1,32 @@
 """What `persist restore` takes from the store: a whole state of an agent, and its directories, verified."""
 
+import gc
 import hashlib
 import os
 import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from persist import fill
 from persist.bucket import trees
 from persist.bucket.commits import Top
 from persist.bucket.opening import Bucket, open_bucket
-from persist.fill import Facts, Going, NotSame, Rows, Source, Totals
+from persist.fill import Facts, Going, Made, NotSame, Source, Totals
 from persist.fill.atlas import Atlas
 from persist.fill.ledger import VERSION, Claim, Ledger
+from persist.fill.syncing import syncing
 from persist.progress import Progress
 from persist.sync import history, local
 from persist.sync.history import Head
 from persist.sync.index import Index
 from persist.sync.schema import IndexFailed
-from town import cli, files, kernel
+from town import cli, files
 from town.failure import Failure
 from town.process import Person
 from town.spec import Agent, Spec
@@ -91,6 +94,12 @@ class Held:
         """What a restore must have been of, to be gone on with: state, packs, owner, form of the plan."""
         said = (VERSION, str(self._head.name), self._head.packs, self._agent.uid, self._agent.gid)
         return hashlib.sha256(repr(said).encode()).hexdigest()
+
+    @property
+    def stands(self) -> tuple[str, str]:
+        """What is restored goes on from: the state that was the newest when it was chosen, and who wrote that."""
+        newest = self._head.newest
+        return str(newest), newest.machine
 
     def top(self, path: PurePosixPath) -> Top:
         """What the state says of a declared path. Raises NotHeld."""
@@ -184,7 +193,7 @@ def fetch(
 
     Only root may reach `into`. Every byte is authenticated before it is written; nothing is written outside. `owner`
     is who the role "agent" stands for here. With `begun` what is done is noted, so that a later call can go on
-    (`going_on`: this is that call). With `index` the agent's index learns what was made. What was written is not
+    (`going_on`: this is that call). With `index` too the agent's index learns what was made. What was written is not
     durable before the caller's syncfs. Raises NotHeld, StoreDamaged, StoreUnreachable, CannotMake, NotSame: then what
     is there is a part.
     """
@@ -195,11 +204,17 @@ def fetch(
         ledger = held.ledger(path)
         going = Going(ledger, (ledger.claim() or claim) if going_on else claim, going_on)
     what = f"persist: {agent.name}: {path}: restore"
-    with scratch(spec) as place, Progress(what, total_files=top.files, total_bytes=top.bytes) as progress:
-        rows = (lambda: _rows(spec, agent, top, held._head, into)) if index else None
+    with (
+        scratch(spec) as place,
+        Progress(what, total_files=top.files, total_bytes=top.bytes) as progress,
+        # Before anything is written: to make it later would wait for all that is on its way to the disk.
+        _opened(spec, agent) if index else nullcontext() as there,
+    ):
+        gc.freeze()  # modules of the store's client and others stay: to look through them again and again costs 0.1 s
+        tell = None if there is None else partial(_tell, there, top, held._head, into)
         try:
             totals = fill.fill(
-                held.source(), top, into, held.facts(owner), place, going=going, rows=rows, progress=progress
+                held.source(), top, into, held.facts(owner), place, going=going, tell=tell, progress=progress
             )
         except BaseException:
             held.close()  # a plan that was not finished may have left its database unfit for another
@@ -214,43 +229,46 @@ def note(held: Held, path: PurePosixPath) -> None:
     what lay there before would pass for that.
     """
     newest = str(held._head.newest)
-    local.change(held._spec, held._agent, lambda record: replace(record, known={**record.known, str(path): newest}))
+    local.change(held._spec, held._agent, lambda record: record._replace(known={**record.known, str(path): newest}))
 
 
 @contextmanager
-def _rows(spec: Spec, agent: Agent, top: Top, head: Head, into: int) -> Iterator[Rows]:
-    """Where the index of the agent takes what was made; at the end of the block all of it is on the disk."""
+def _opened(spec: Spec, agent: Agent) -> Iterator[Index | None]:
+    """The index of the agent; None, with a word, where it cannot be used."""
     try:
-        opened = Index.opened(spec, agent)
+        index = Index.opened(spec, agent)
     except (IndexFailed, sqlite3.Error, OSError) as error:
-        raise _no_rows(agent, error) from error
+        _cannot_tell(agent, error)
+        yield None
+        return
+    with index:
+        yield index
+
+
+def _tell(index: Index, top: Top, head: Head, into: int, made: Made) -> None:
+    """The index learns what was made, while the filesystem puts that on the disk."""
     try:
-        with (
-            opened as index,
-            index.writing(),
-            _same_place(index, head).restored(top.path, str(head.name), into) as rows,
-        ):
-            rows.directory(os.fstat(into).st_ino, 0, top.entry.name, trees.line_of(top.entry))
-            yield rows
-            kernel.syncfs(into)
+        _same_place(index, head)
+        with index.restored(top.path, str(head.name), into) as rows:
+            with syncing(into):
+                rows.take(made.plan, (top.entry.name, trees.line_of(top.entry)), made.inodes, made.born)
             if head.name == head.newest:  # then a sync that finds nothing changed need not ask what the store holds
                 index.saw(str(head.name), head.commit)
     except (IndexFailed, sqlite3.Error) as error:
-        raise _no_rows(agent, error) from error
+        _cannot_tell(index.agent, error)
 
 
-def _same_place(index: Index, head: Head) -> Index:
+def _same_place(index: Index, head: Head) -> None:
     """What the index knows of another key, or another agent's name, is of no use beside this state."""
     if index.get("place") != head.keys.place:
-        index.clear(blobs=True)
-        index.set("place", head.keys.place)
-    return index
+        with index.writing():
+            index.clear(blobs=True)
+            index.set("place", head.keys.place)
 
 
-def _no_rows(agent: Agent, error: Exception) -> fill.NoRows:
+def _cannot_tell(agent: Agent, error: Exception) -> None:
     what = error.what if isinstance(error, Failure) else f"the local index: {cli.unexpected(error)}"
     cli.warn("persist", f"{agent.name}: {what}", "the restore goes on; the next sync reads everything once")
-    return fill.NoRows()
 
 
 @contextmanager

@@ -16,10 +16,10 @@ from persist.bucket.keys import AgentKeys
 from persist.bucket.packs import Pack, PackReader
 from persist.bucket.sealing import HINT
 from persist.bucket.sending import Group, Placed, Sender, Sent
-from persist.bucket.streaming import FrameWanted, directories, stream
+from persist.bucket.streaming import Frames, FrameWanted, directories, stream
 from persist.store import Store, StoreDamaged
 
-__all__ = ["FrameWanted", "Piece", "Placed", "Reader", "Writer", "directories", "stream"]
+__all__ = ["FrameWanted", "Frames", "Piece", "Placed", "Reader", "Writer", "directories", "stream"]
 GROUP = 512 << 10  # bytes: small pieces are collected until a frame holds this many
 MOST = 16_384  # pieces of one frame
 _CACHED = 32 << 20  # bytes of expanded frames that a reader keeps

@@ -5,9 +5,8 @@ Up to 64 ids stand where they are needed; of more, lists are made (32 bytes an i
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from persist.bucket.blobs import Piece, Reader, Writer
 from persist.bucket.keys import SIZE
@@ -32,8 +31,7 @@ class Input(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """A byte stream: ids of its pieces, or at a depth above 0 of lists of ids."""
 
     ids: tuple[bytes, ...]

@@ -50,24 +50,57 @@ class _Range:
         return self.sealed is not None or self.error is not None
 
 
+class Frames:
+    """The frames that `stream` gives, one after the other. Close it to end early; it closes itself when it is left."""
+
+    def __init__(self, source: "_Stream") -> None:
+        self._source, self._over = source, False
+        atexit.register(source.stop)  # where the program ends first: a thread in C code must not outlive it
+
+    def __iter__(self) -> "Frames":
+        return self
+
+    def __next__(self) -> tuple[FrameWanted, bytes]:
+        if self._over:
+            raise StopIteration
+        try:
+            item = self._source.next()
+        except BaseException:
+            self.close()
+            raise
+        if item is None:
+            self.close()
+            raise StopIteration
+        return item
+
+    def close(self) -> None:
+        """End the threads; nothing more comes."""
+        self._over = True
+        atexit.unregister(self._source.stop)
+        self._source.stop()
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def stream(
     store: Store, keys: AgentKeys, wanted: Iterable[FrameWanted], *, ahead_bytes: int = AHEAD, threads: int = 4
-) -> Iterator[tuple[FrameWanted, bytes]]:
+) -> Frames:
     """Each wanted frame with its pieces, one after the other, in the order given: pack by pack, by offset.
 
-    `wanted` is read in the consumer's thread, as it goes. `ahead_bytes` bounds what is downloaded ahead; 16 MiB more
-    may be expanded. Raises ObjectMissing, StoreDamaged and what the store raises, in order. Close it to end early.
+    The first are downloaded from now on; `wanted` is read in the caller's and the consumer's thread, as it goes.
+    `ahead_bytes` bounds what is downloaded ahead; 16 MiB more may be expanded. Raises ObjectMissing, StoreDamaged and
+    what the store raises, in order.
     """
     source = _Stream(_ranges(store, keys, wanted, min(RANGE, ahead_bytes // max(1, threads - 1))), ahead_bytes, threads)
     _give_back_large_blocks()
-    atexit.register(source.stop)  # where the program ends first: a thread in C code must not outlive it
+    frames = Frames(source)
     try:
-        while (item := source.next()) is not None:
-            yield item
-            del item
-    finally:
-        atexit.unregister(source.stop)
-        source.stop()
+        source.start()
+    except BaseException:
+        frames.close()
+        raise
+    return frames
 
 
 def _give_back_large_blocks() -> None:
@@ -167,6 +200,10 @@ class _Stream:
             state.expanded -= len(item.data)
             self._changed.notify_all()
             return item.wanted, item.data
+
+    def start(self) -> None:
+        """Begin to download."""
+        self._top_up()
 
     def stop(self) -> None:
         """End the threads; one that waits for the store ends when its request does."""

@@ -11,7 +11,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING
 from persist.bucket.commits import Top
 from persist.bucket.trees import Entry
 from persist.fill.atlas import Atlas
-from persist.fill.ending import Ending, Rows
+from persist.fill.ending import Ending
 from persist.fill.facts import CannotMake, Facts, Totals, naming
 from persist.fill.ledger import Claim, Ledger
 from persist.fill.left import Left
 from persist.fill.levels import Levels
 from persist.fill.listings import Listings
+from persist.fill.made import Made
 from persist.fill.plan import Making, Plan
+from persist.fill.syncing import syncing
 from persist.fill.writing import Writing
 from persist.store import StoreDamaged
 from town import files
@@ -37,11 +39,9 @@ if TYPE_CHECKING:
     from persist.progress import Progress
     from persist.store import Store
 
-__all__ = ["CannotMake", "Facts", "Going", "NoRows", "NotSame", "Rows", "Source", "Totals", "fill", "fill_one"]
+__all__ = ["CannotMake", "Facts", "Going", "Made", "NotSame", "Source", "Totals", "fill", "fill_one"]
 
-
-class NoRows(Exception):
-    """The index cannot take what was made: the restore goes on without it."""
+_MUCH = 16 << 20  # bytes that were fetched
 
 
 class NotSame(Unsafe):
@@ -74,14 +74,16 @@ def fill(
     scratch: Path,
     *,
     going: Going | None = None,
-    rows: Callable[[], AbstractContextManager[Rows]] | None = None,
+    tell: Callable[[Made], None] | None = None,
     progress: "Progress | None" = None,
 ) -> Totals:
     """Fill the directory `into` with a declared path, then give it its own facts.
 
-    It is empty, or what `going` had begun there. `scratch`: a directory of root's for a plan that is not kept. Raises
-    StoreDamaged, StoreUnreachable, CannotMake, Unsafe, NotSame, OSError.
+    It is empty, or what `going` had begun there. `scratch`: a directory of root's for a plan that is not kept. `tell`
+    is told what was made, at the very end; only with `going`, for it reads the plan. Raises StoreDamaged,
+    StoreUnreachable, CannotMake, Unsafe, NotSame, OSError.
     """
+    assert tell is None or going is not None
     began, requests = time.monotonic(), source.store.requests
     if going is None or not going.begun:
         _refuse_filled(into)
@@ -89,11 +91,12 @@ def fill(
     def made(path: Path) -> Totals:
         return _planned(source, path, top)
 
-    def end(ending: Ending) -> None:
-        _end(ending, top, into, facts, rows)
-
     with _naming(scratch, going), _plan(scratch, made, going) as (plan, totals, read):
-        done = _carried_out(source, plan, into, facts, end, going=going, progress=progress)
+        done, there = _carried_out(source, plan, into, facts, look=tell is not None, going=going, progress=progress)
+        with naming(top.entry.name):
+            facts.give(into, top.entry)
+        if tell is not None and there is not None:
+            tell(there)
     took = time.monotonic() - began
     return replace(totals, fetched=read + done, requests=source.store.requests - requests, seconds=took)
 
@@ -116,7 +119,7 @@ def fill_one(
         return _planned(source, path, entry, most)
 
     with _naming(scratch, None), _plan(scratch, made, None) as (plan, totals, read):
-        done = _carried_out(source, plan, into, facts, lambda ending: ending.facts(None), progress=progress)
+        done, _ = _carried_out(source, plan, into, facts, look=False, progress=progress)
     took = time.monotonic() - began
     return replace(totals, fetched=read + done, requests=source.store.requests - requests, seconds=took)
 
@@ -192,12 +195,12 @@ def _carried_out(
     plan: Plan,
     into: int,
     facts: Facts,
-    end: Callable[[Ending], None],
     *,
+    look: bool,
     going: Going | None = None,
     progress: "Progress | None" = None,
-) -> int:
-    """Make everything that a plan says; bytes that were fetched for it."""
+) -> tuple[int, Made | None]:
+    """Make everything that a plan says; bytes that were fetched for it, and with `look` what lies there now."""
     _make_plain(into)
     again = going is not None and going.begun
     after = (going.ledger.after() or 0) if going is not None else 0
@@ -206,35 +209,16 @@ def _carried_out(
         if going is not None and again and not Left(plan, levels, after, going.ledger.kept()).holds(source.keys):
             raise NotSame("what an interrupted restore wrote is not there any more")
         ending = Ending(plan, levels, facts, again=again)
-        ending.directories()
         writing = Writing(plan, levels, facts, None if going is None else going.ledger, again=again)
-        writing.run(source.store, source.keys, after, progress)
-        ending.names()
-        end(ending)
-        return writing.fetched
+        with closing(writing.fetched_from(source.store, source.keys, after)) as frames:
+            ending.directories()
+            writing.run(frames, source.keys, after, progress)
+        # Of much the disk takes its part while directories are looked at: the caller's syncfs finds little left.
+        with syncing(into) if writing.fetched >= _MUCH else nullcontext():
+            ending.names()
+            return writing.fetched, ending.facts(look=look)
     finally:
         levels.close()
-
-
-def _end(
-    ending: Ending,
-    top: Top,
-    into: int,
-    facts: Facts,
-    rows: Callable[[], AbstractContextManager[Rows]] | None,
-) -> None:
-    """The facts of all directories, the top's too; told to an index where there is one that takes them."""
-
-    def act(taking: Rows | None) -> None:
-        ending.facts(taking)
-        with naming(top.entry.name):
-            facts.give(into, top.entry)
-
-    if rows is not None:
-        with suppress(NoRows), rows() as taking:
-            act(taking)
-            return
-    act(None)
 
 
 def _make_plain(into: int) -> None:

@@ -24,6 +24,7 @@ CREATE TABLE blobs(id BLOB PRIMARY KEY, frame INTEGER, offset INTEGER, length IN
 """
 WANTED = "p.id, p.size, p.directory, f.number, f.kind, f.codec, f.offset, f.stored, f.size, f.no"
 _CACHE = 24_000  # KiB
+PAGE = 32 << 10  # bytes: what is written once, and read from one end to the other, takes few calls so
 _FRAMES = 4  # that `get` keeps
 
 
@@ -33,6 +34,7 @@ class Atlas:
     def __init__(self, store: Store, keys: AgentKeys, packs: Iterable[Pack]) -> None:
         self.store, self.keys = store, keys
         self.db = tuned(sqlite3.connect("", isolation_level=None), _CACHE)
+        self.db.execute(f"PRAGMA page_size = {PAGE}")
         self.db.executescript(_SCHEMA)
         self.read = 0  # bytes of directories
         self._frames: dict[int, bytes] = {}
@@ -116,6 +118,7 @@ def lacking() -> StoreDamaged:
 
 def tuned(db: sqlite3.Connection, cache: int) -> sqlite3.Connection:
     """A database that is made anew after a crash: no journal, no syncs; `cache` in KiB."""
-    for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{cache}", "temp_store = FILE"):
+    settings = ("journal_mode = OFF", "synchronous = OFF", "temp_store = FILE", "secure_delete = OFF")
+    for setting in (*settings, f"cache_size = -{cache}"):
         db.execute(f"PRAGMA {setting}")
     return db

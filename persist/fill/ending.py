@@ -5,32 +5,18 @@ The end looks at every directory once more: it must hold exactly what the plan s
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable
 
 from persist.bucket import trees
 from persist.bucket.trees import Entry
 from persist.fill.facts import Facts, cannot, naming
 from persist.fill.levels import Levels
+from persist.fill.made import Look, Made
 from persist.fill.plan import DIR, FIFO, FILE, SYMLINK, TOP, Plan
 from persist.fill.writing import NEW
 from town import files
-from town.failure import Unsafe
 
-_AT_ONCE = 20_000  # names of one directory that are held in memory
 _BARE = f"kind IN ({SYMLINK}, {FIFO}) OR (kind = {FILE} AND held = 0)"
-
-
-class Rows(Protocol):
-    """Where an index takes what was made: inode, inode of the directory, name, line of the listing."""
-
-    def directory(self, inode: int, parent: int, name: bytes, line: bytes) -> None:
-        """A directory."""
-        ...
-
-    def file(self, inode: int, parent: int, name: bytes, line: bytes) -> None:
-        """Anything else; each name of a file."""
-        ...
 
 
 class Ending:
@@ -98,58 +84,28 @@ class Ending:
             os.unlink(name, dir_fd=directory)
             make()
 
-    def facts(self, rows: Rows | None) -> None:
-        """Owner, mode and time of every directory, which nothing is made in any more. Raises Unsafe, CannotMake."""
-        look = rows is not None or self._again
-        if look:
-            self._directory(TOP, self._levels.known[TOP], rows)
+    def facts(self, *, look: bool) -> Made | None:
+        """Owner, mode and time of every directory, which nothing is made in any more; with `look` what lies there.
+
+        What a run before may have made is looked at in any case. Raises Unsafe, CannotMake.
+        """
+        seen = Look(self._plan) if look or self._again else None
+        if seen is not None:
+            seen.at(TOP, self._levels.known[TOP])
         for number, name, mode, mtime, owner, group, odd in self._plan.db.execute(
             f"SELECT no, name, mode, mtime, owner, grp, odd FROM entries WHERE kind = {DIR} ORDER BY no"  # noqa: S608
         ):
             try:
                 fd = self._levels.open(number)
-                if look:
-                    self._directory(number, fd, rows)
+                if seen is not None:
+                    seen.at(number, fd)
                 if odd or self._again:
                     self._facts.give(fd, _entry(self._plan.line(number)))
                 else:
                     self._facts.give_plain(fd, mode, int(mtime), (owner, group))
             except OSError as error:
                 raise cannot(name, error) from error
-
-    def _directory(self, number: int, fd: int, rows: Rows | None) -> None:
-        """Compare a directory with the plan, and tell an index what lies in it."""
-        parent, found = os.fstat(fd).st_ino, 0
-        for name, kind, line, inode in self._pairs(number, fd):
-            found += 1
-            if rows is not None:
-                (rows.directory if kind == DIR else rows.file)(inode, parent, name, line)
-        count = self._plan.db.execute("SELECT COUNT(*) FROM entries WHERE dir = ?", (number,)).fetchone()[0]
-        if found != count:
-            raise Unsafe("a directory that was restored does not hold what it should")
-
-    def _pairs(self, number: int, fd: int) -> Iterator[tuple[bytes, int, bytes, int]]:
-        """(name, kind, line, inode) of what lies in a directory. Raises Unsafe for what the plan does not know."""
-        one = "SELECT kind, line FROM entries WHERE dir = ? AND name = ?"
-        some = self._plan.db.execute(
-            "SELECT name, kind, line FROM entries WHERE dir = ? LIMIT ?", (number, _AT_ONCE + 1)
-        ).fetchall()
-        known = {name: (kind, line) for name, kind, line in some} if len(some) <= _AT_ONCE else None
-        for entry in files.scan(fd):
-            name = os.fsencode(entry.name)
-            said = known.get(name) if known is not None else self._plan.db.execute(one, (number, name)).fetchone()
-            if said is None or _kind(entry) != said[0]:
-                raise Unsafe("a directory that was restored holds something else than it should")
-            yield name, said[0], said[1], entry.inode()
-
-
-def _kind(entry: "os.DirEntry[str]") -> int:
-    """By the directory's own word, without a call for each."""
-    if entry.is_file(follow_symlinks=False):
-        return FILE
-    if entry.is_dir(follow_symlinks=False):
-        return DIR
-    return SYMLINK if entry.is_symlink() else FIFO
+        return None if seen is None else seen.made
 
 
 def _entry(line: bytes) -> Entry:

@@ -61,6 +61,7 @@ class Facts:
         # An owner that was neither the agent nor root has no number here. Root's: nobody gains what they did not have.
         self.uids = (owner.uid, 0, 0)
         self.gids = (owner.gid, 0, 0)
+        self.mine = (os.geteuid(), os.getegid())  # what is made is whose from the first
 
     def mode(self, mode: int, owner: Role, group: Role) -> int:
         """Permission bits; set-uid and set-gid only where they lend the agent's own rights."""
@@ -83,7 +84,7 @@ class Facts:
         """The same to what root made a moment ago, 0700, and that has no attributes; `roles`: places in ROLES."""
         owner, group = roles
         uid, gid = self.uids[owner], self.gids[group]
-        if (uid, gid) != (os.geteuid(), os.getegid()):
+        if (uid, gid) != self.mine:
             os.fchown(fd, uid, gid)
         kept = self.mode(mode, ROLES[owner], ROLES[group])
         if kept != 0o700:

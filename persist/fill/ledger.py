@@ -19,14 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from town import files, kernel
+from town import bootid, files, kernel
 from town.failure import Failure
 from town.spec import Agent, Spec
 
 VERSION = 1  # of the plan and of what lies beside it: another one is not gone on with
 EVERY_BYTES = 1 << 30  # written, after which there is a checkpoint
 EVERY_SECONDS = 30.0
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _MARK = struct.Struct("=36sq")
 _LIMIT = 1 << 20
 _STAGE = re.compile(r"\.nuketown-[0-9a-f]{12}")
@@ -176,4 +175,4 @@ def _read(path: Path) -> Claim | None:
 
 
 def _boot() -> bytes:
-    return _BOOT_ID.read_bytes().strip()
+    return bootid.text().encode()

@@ -63,6 +63,7 @@ class Making:
         self.path, self.db = path, pieces.db
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         self.db.execute("ATTACH ? AS plan", (os.fspath(path),))
+        self.db.execute(f"PRAGMA plan.page_size = {atlas.PAGE}")
         self.db.execute("PRAGMA plan.journal_mode = OFF")
         self.db.execute("PRAGMA plan.synchronous = OFF")
         self.db.execute("BEGIN")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from persist.bucket import trees
-from persist.bucket.blobs import stream
+from persist.bucket.blobs import Frames, stream
 from persist.bucket.keys import AgentKeys
 from persist.bucket.sealing import HINT
 from persist.fill.facts import ROLES, Facts, cannot
@@ -47,15 +47,17 @@ class Writing:
         self._blake3 = blake3
         self._plan, self._levels, self._facts, self._ledger, self._again = plan, levels, facts, ledger, again
         self._large: OrderedDict[int, _Large] = OrderedDict()
-        self._mine = (os.geteuid(), os.getegid())  # what is made is whose from the first
         self._masks = [[facts.mode(0o7777, owner, group) for group in ROLES] for owner in ROLES]
         self.fetched = 0
 
-    def run(self, store: Store, keys: AgentKeys, after: int, progress: "Progress | None") -> None:
+    def fetched_from(self, store: Store, keys: AgentKeys, after: int) -> Frames:
+        """What `run` needs behind the row `after`; the first of it is fetched while something else is done."""
+        return stream(store, keys, self._plan.frames(after), ahead_bytes=_AHEAD)
+
+    def run(self, frames: Frames, keys: AgentKeys, after: int, progress: "Progress | None") -> None:
         """Everything behind the row `after`. Raises ObjectMissing, StoreDamaged, CannotMake, what the store raises."""
         rows = self._plan.work(after)
         row = next(rows, None)
-        frames = stream(store, keys, self._plan.frames(after), ahead_bytes=_AHEAD)
         mask = os.umask(0)  # a mode that is given when a file is opened is the mode that it gets
         try:
             for want, data in frames:
@@ -74,7 +76,6 @@ class Writing:
                 raise StoreDamaged("the store gave fewer frames than were asked for", hint=HINT)
         finally:
             os.umask(mask)
-            frames.close()  # type: ignore[attr-defined]
             for large in self._large.values():
                 os.close(large.fd)
             self._large.clear()
@@ -104,7 +105,7 @@ class Writing:
                 while written < length:
                     written += os.write(fd, piece[written:])
                 uid, gid = facts.uids[owner], facts.gids[group]
-                if (uid, gid) != self._mine:
+                if (uid, gid) != facts.mine:
                     os.fchown(fd, uid, gid)
                 if kept & _SPECIAL:
                     os.fchmod(fd, kept)

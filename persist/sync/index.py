@@ -1,9 +1,8 @@
 """What this machine remembers of one agent, so that a sync costs what changed: inodes and listings, pieces and packs.
 
-    with Index.opened(spec, agent) as index, index.writing():
+    with Index.opened(spec, agent) as index:
         with index.restored(PurePosixPath("projects"), str(name), into) as rows:
-            rows.directory(inode, parent_inode, b"name", line)   # in any order; the top has the parent 0
-            rows.file(inode, parent_inode, b"name", line)        # also symlinks and FIFOs
+            rows.take(plan, (b"projects", line), inodes, generations)   # what a restore made of its plan
 
 Both halves can be made anew: the tree half by reading everything, the blob half from the packs of the store
 (`rebuild`). For one thread; one transaction (`writing`) from the first change to the end: what fails leaves no trace.
@@ -13,10 +12,9 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from persist.sync import schema
 from town.failure import Failure
@@ -31,8 +29,7 @@ if TYPE_CHECKING:
 _BATCH = 500  # parameters of one statement
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """A state of the store: its name, when it was made, what it holds; the agent's numbers; declared path → files."""
 
     name: str
@@ -120,7 +117,7 @@ class Index:
         """Remember a state of the store: what a sync that finds nothing changed says of it."""
         tops = {str(top.path): top.files for top in commit.root}
         seen = Seen(name, commit.time.isoformat(), commit.files, commit.bytes, [commit.uid, commit.gid], tops)
-        text = json.dumps(asdict(seen))
+        text = json.dumps(seen._asdict())
         if text != self.get("state"):
             self.set("state", text)
 
@@ -218,11 +215,15 @@ class Index:
     def restored(self, path: PurePosixPath, commit: str, into: int) -> Iterator["Restored"]:
         """Takes the rows of a declared path that a restore has written whole into the open directory `into`.
 
-        Inside `writing`. Before the block ends: every row given and the filesystem synced (syncfs); and only root can
-        reach `into` until it has ended, after which it may be moved within its subvolume. `commit`: the state it is of.
+        One transaction to forget what was known of the path, one for all else. Before the block ends: the rows given
+        and the filesystem synced (syncfs); and only root can reach `into` until it has ended, after which it may be
+        moved within its subvolume. `commit`: the state it is of.
         """
-        from persist.sync.restored import Restored
+        from persist.sync.restored import Restored, forget
 
-        rows = Restored(self, path, commit, into)
-        yield rows
-        rows.finish(into)
+        with self.writing():
+            forget(self, path)
+        with self.writing():
+            rows = Restored(self, path, commit, into)
+            yield rows
+            rows.finish(into)

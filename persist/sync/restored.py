@@ -1,114 +1,124 @@
-"""What a restore writes into the index as it goes, so that the first sync after it costs what changed since."""
+"""What a restore tells the index of, so that the first sync after it costs what changed since.
+
+The rows go from the restore's plan into the index within sqlite: a directory is numbered there as the plan does, from
+a first number on. What the plan does not know are inodes and generations, which come by functions.
+"""
 
 import os
-import re
-from pathlib import PurePosixPath
-from uuid import UUID
+from array import array
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 
-from persist.sync import declared, rows
+from persist.sync import declared, rows, volumes
 from persist.sync.index import Index
 from persist.sync.rows import Directory, Rows
-from town import btrfs, changes, files, subvolumes
+from town import btrfs, files, subvolumes
 
-_SIZE = re.compile(rb'"size":([0-9]+)')  # a quote within a string has a backslash before it, so this is the key
-_LINK = b'"link":"'
+_LINK = b'"link":"'  # a quote within a string has a backslash before it, so this is the key
 _NO_RULE = "\0"  # no spec says this: the next sync reads the path in full
+_CACHE = 16_000  # KiB of the plan's pages
+_TOP = 0  # what a plan calls the directory that it fills
+_DIR = 1  # the kind of a directory there
+_LINKED = "instr(line, :link) > 0"
+_SUMS = f"SELECT dir, COUNT(*), SUM(size), SUM({_LINKED}) FROM plan.entries WHERE kind != {_DIR} GROUP BY dir"  # noqa: S608
+_ENTRIES = f"""
+INSERT INTO main.entries
+SELECT :first + dir, name, made_inode(no), 0, CASE kind WHEN {_DIR} THEN :first + no END,
+    CASE kind WHEN {_DIR} THEN made_files(no) ELSE 1 END, CASE kind WHEN {_DIR} THEN made_bytes(no) ELSE size END,
+    CASE kind WHEN {_DIR} THEN made_links(no) ELSE {_LINKED} END, line
+FROM plan.entries INDEXED BY names ORDER BY dir, name
+"""  # noqa: S608 - constants
+_DIRECTORIES = f"""
+INSERT INTO main.dirs
+SELECT :first + no, :tree, :volume, made_inode(no), made_born(no), :first + dir, name, made_prunes(name)
+FROM plan.entries WHERE kind = {_DIR} ORDER BY no
+"""  # noqa: S608 - constants
+_LINKS = f"""
+INSERT OR IGNORE INTO main.links SELECT :tree, :volume, made_inode(no), :first + dir, name
+FROM plan.entries WHERE kind != {_DIR} AND {_LINKED}
+"""  # noqa: S608 - constants
+
+Sums = dict[int, tuple[int, int, int]]  # directory: files, bytes, names of linked files, at and below it
+
+
+def forget(index: Index, path: PurePosixPath) -> None:
+    """Forget what the index knew of a declared path.
+
+    In a transaction before that of `Restored`: what is written to pages that were free when it began needs no journal.
+    """
+    if index.db.execute("SELECT 1 FROM trees WHERE path != ?", (str(path),)).fetchone() is None:
+        index.clear(blobs=False)  # whole tables at once: row by row takes as long as writing them
+    elif (known := rows.find_tree(index, str(path))) is not None:
+        rows.drop_tree(index, known[0])
 
 
 class Restored:
-    """The rows of one declared path that is being restored."""
+    """The rows of one declared path that was restored."""
 
     def __init__(self, index: Index, path: PurePosixPath, commit: str, into: int) -> None:
         entry = next((entry for entry in declared.entries(index.agent) if entry.path == path), None)
         self._left_out = declared.left_out(entry) if entry else frozenset()
         self._rows: Rows = rows.new_tree(index, str(path), declared.rule(self._left_out) if entry else _NO_RULE)
         self._index, self._commit = index, commit
-        self._ids: dict[int, int] = {}  # inode of a directory: its number
-        self._directories: list[tuple[int, int, bytes]] = []  # inode, inode of the parent, name
-        self._sums: dict[int, list[int]] = {}  # inode of a directory: files, bytes, links below it
-        self._since = 0  # a transaction before which the most was not there
-        if btrfs.is_btrfs(into):
-            with files.opened(subvolumes.root_of(into)) as root:
-                self._since = max(0, btrfs.info(root).generation - 1)
-        self._links: list[tuple[int, int, bytes]] = []  # inode, number of the directory, name
+        self._volume = volumes.volume(index, _uuid(into))
+        self._first = self._rows.fresh()  # nobody else asks for numbers in this transaction
 
-    def directory(self, inode: int, parent: int, name: bytes, line: bytes) -> None:
-        """A directory; `parent` is an inode too, 0 for that of the declared path. `line`: as its listing has it."""
-        self._directories.append((inode, parent, name))
-        self._rows.put(self._id(parent), (name, inode, 0, self._id(inode), 0, 0, 0, line))
+    def take(self, plan: Path, top: tuple[bytes, bytes], inodes: "array[int]", born: "array[int]") -> None:
+        """All that was made of a plan (`persist.fill.plan`). `top`: name and line of the declared path itself.
 
-    def file(self, inode: int, parent: int, name: bytes, line: bytes) -> None:
-        """Anything else."""
-        size = int(found[1]) if (found := _SIZE.search(line)) else 0
-        linked = int(_LINK in line)
-        sums = self._sums.setdefault(parent, [0, 0, 0])
-        sums[0], sums[1], sums[2] = sums[0] + 1, sums[1] + size, sums[2] + linked
-        number = self._id(parent)
-        self._rows.put(number, (name, inode, 0, None, 1, size, linked, line))
-        if linked:
-            self._links.append((inode, number, name))
+        `inodes` and `born` (generations) by the plan's numbers. The plan stays attached until the index is closed.
+        """
+        database = self._index.db
+        database.execute("ATTACH ? AS plan", (os.fspath(plan),))
+        database.execute(f"PRAGMA plan.cache_size = -{_CACHE}")
+        sums = self._sums()
+        self._functions(sums, inodes, born)
+        said = {"first": self._first, "tree": self._rows.tree, "volume": self._volume, "link": _LINK}
+        for statement in (_ENTRIES, _DIRECTORIES, _LINKS):
+            database.execute(statement, {key: value for key, value in said.items() if f":{key}" in statement})
+        name, line = top
+        tree = self._rows.tree
+        self._rows.put(-tree, (name, inodes[_TOP], 0, self._first, *sums.get(_TOP, (0, 0, 0)), line))
+        self._rows.add_directory(Directory(self._first, tree, self._volume, inodes[_TOP], born[_TOP], -tree, name,
+                                           bool(self._left_out)))  # fmt: skip
+        self._rows.flush()
 
-    def _id(self, inode: int) -> int:
-        if inode == 0:
-            return -self._rows.tree
-        if inode not in self._ids:
-            self._ids[inode] = self._rows.fresh()
-        return self._ids[inode]
+    def _sums(self) -> Sums:
+        """Of every directory that holds anything. One that lies in another has the higher number: from the last up."""
+        sums: Sums = {}
+        for directory, *own in self._index.db.execute(_SUMS, {"link": _LINK}):
+            sums[directory] = (own[0], own[1], own[2])
+        for number, above in self._index.db.execute(
+            f"SELECT no, dir FROM plan.entries WHERE kind = {_DIR} ORDER BY no DESC"  # noqa: S608 - constants
+        ):
+            if (below := sums.get(number)) is not None:
+                held = sums.get(above, (0, 0, 0))
+                sums[above] = (held[0] + below[0], held[1] + below[1], held[2] + below[2])
+        return sums
+
+    def _functions(self, sums: Sums, inodes: "array[int]", born: "array[int]") -> None:
+        """What the statements ask of a number."""
+        database, none = self._index.db, (0, 0, 0)
+        firsts = {os.fsencode(path.parts[0]) for path in self._left_out}
+        asked: dict[str, Callable[..., int]] = {
+            "made_inode": inodes.__getitem__,
+            "made_born": born.__getitem__,
+            "made_files": lambda number: sums.get(number, none)[0],
+            "made_bytes": lambda number: sums.get(number, none)[1],
+            "made_links": lambda number: sums.get(number, none)[2],
+            # Whether something below could be left out: the top, and the first components of what is.
+            "made_prunes": lambda name: name in firsts,
+        }
+        for name, function in asked.items():
+            database.create_function(name, 1, function)
 
     def finish(self, into: int) -> None:
         """Everything was given, and is on the disk below the open directory `into`."""
-        uuid, transid = UUID(int=0), 0
-        if on_btrfs := btrfs.is_btrfs(into):
-            transid = btrfs.commit(into)
-            with files.opened(subvolumes.root_of(into)) as root:
-                uuid = btrfs.info(root).uuid
-        volume = rows.volume(self._index, uuid.bytes if on_btrfs else b"")
-        born = self._born(into) if on_btrfs else {}
-        for inode, parent, name in self._directories:
-            self._rows.add_directory(Directory(self._ids[inode], self._rows.tree, volume, inode, born.get(inode, 0),
-                                               self._id(parent), name, self._prunes(parent, name)))  # fmt: skip
-        for inode, number, name in self._links:
-            self._rows.add_link(volume, inode, number, name)
-        self._add_up()
-        self._rows.flush()
-        self._rows.set_part(self._id(os.fstat(into).st_ino), volume, transid)
+        transid = btrfs.commit(into) if btrfs.is_btrfs(into) else 0
+        self._rows.set_part(self._first, self._volume, transid)
         self._rows.set_state(self._commit)
         if self._holds_left_out():
             self._rows.set_rule(_NO_RULE)
-
-    def _born(self, into: int) -> dict[int, int]:
-        """Inode to generation of the directories."""
-        found = {inode: generation for inode, generation, _ in changes.generations(into, self._since)
-                 if inode in self._ids}  # fmt: skip
-        for inode in self._ids.keys() - found.keys():  # made by a restore that was interrupted
-            found[inode] = subvolumes.born(into, inode)
-        return found
-
-    def _add_up(self) -> None:
-        """Sums of every directory into the row that its parent has of it, from the deepest up."""
-        above = {inode: (parent, name) for inode, parent, name in self._directories}
-        depth: dict[int, int] = {0: 0}
-        for inode in above:
-            trail = []
-            while inode not in depth:
-                trail.append(inode)
-                inode = above[inode][0]  # noqa: PLW2901
-            at = depth[inode]
-            for each in reversed(trail):
-                at += 1
-                depth[each] = at
-        self._rows.flush()
-        for inode in sorted(above, key=lambda inode: -depth[inode]):
-            parent, name = above[inode]
-            files, size, links = self._sums.get(inode, (0, 0, 0))
-            sums = self._sums.setdefault(parent, [0, 0, 0])
-            sums[0], sums[1], sums[2] = sums[0] + files, sums[1] + size, sums[2] + links
-            self._index.db.execute("UPDATE entries SET files = ?, bytes = ?, links = ? WHERE dir = ? AND name = ?",
-                                   (files, size, links, self._id(parent), name))  # fmt: skip
-
-    def _prunes(self, parent: int, name: bytes) -> bool:
-        """Whether something below could be left out: the top, and the first components of what is."""
-        return bool(self._left_out) and (parent == 0 or any(os.fsencode(p.parts[0]) == name for p in self._left_out))
 
     def _holds_left_out(self) -> bool:
         """Whether the state holds what is left out by now: then the next sync reads the path in full."""
@@ -123,3 +133,11 @@ class Restored:
                 return False
             at = row[3] or 0
         return True
+
+
+def _uuid(fd: int) -> bytes:
+    """Of the subvolume; what is no btrfs has an empty one."""
+    if not btrfs.is_btrfs(fd):
+        return b""
+    with files.opened(subvolumes.root_of(fd)) as root:
+        return btrfs.info(root).uuid.bytes

@@ -170,7 +170,7 @@ def test_what_lies_behind_the_last_checkpoint_does_not_count_after_a_power_cut(
     lost = files_behind(town, checkpoints[0])
     for path in lost:
         (stage / "whole" / path).write_bytes(b"")
-    boot(monkeypatch, town)
+    boot(monkeypatch)
     assert lost
     with reads() as after:
         assert town.persist("restore", "ada").status == 0
@@ -192,16 +192,15 @@ def files_behind(town: Town, row: int) -> list[str]:
     return [name for name in names if (stage / "whole" / name).exists()]
 
 
-def boot(patch: pytest.MonkeyPatch, town: Town) -> None:
-    (town.base / "boot").write_text("another boot id of thirty-six letters")
-    patch.setattr(ledger, "_BOOT_ID", town.base / "boot")
+def boot(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ledger, "_boot", lambda: b"another boot id of thirty-six letters")
 
 
 def test_without_a_checkpoint_a_power_cut_begins_anew(
     town: Town, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = cut_off(town)
-    boot(monkeypatch, town)
+    boot(monkeypatch)
     said = town.persist("restore", "ada")
     assert said.status == 0
     assert f"remove  {stage} (an interrupted restore left it)" in said.out

@@ -7,10 +7,10 @@ import shutil
 import sqlite3
 import time
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
-from persist.bucket import trees
 from persist.bucket.blobs import Placed
 from persist.bucket.packs import Pack
 from persist.sync import parts, schema
@@ -19,8 +19,7 @@ from persist.sync.schema import IndexFailed
 from tests.machine import stores
 from tests.machine.stores import into_new, source, with_store
 from tests.machine.test_sync_hostile import plain
-from tests.machine.towns import ADA, AS_ADA, Town, as_agent, town
-from town import files, kernel
+from tests.machine.towns import AS_ADA, Town, as_agent, town
 
 __all__ = ["town"]
 pytestmark = pytest.mark.root
@@ -87,27 +86,54 @@ def test_an_older_state_that_was_brought_back_is_a_new_state(homely: Town) -> No
     assert stores.facts(homely.agents / "ada/work") == before
 
 
-def test_rows_of_a_restore_may_come_in_any_order(town: Town) -> None:
-    with_store(town, ENTRY)
+def known(town: Town) -> tuple[dict[bytes, tuple[Any, ...]], set[bytes]]:
+    """What the index says: path to inode, generation of a directory, sums and line; and the paths of linked files."""
+    database = sqlite3.connect(index(town))
+    try:
+        paths = {number: b"" for (number,) in database.execute("SELECT -id FROM trees")}
+        dirs = {row[0]: row[1:] for row in database.execute("SELECT id, inode, generation, name, prunes FROM dirs")}
+        rows = database.execute("SELECT dir, name, inode, child, files, bytes, links, line FROM entries").fetchall()
+        left, found = rows, dict[bytes, tuple[Any, ...]]()
+        while left:
+            ready = [row for row in left if row[0] in paths]
+            assert ready
+            for directory, name, inode, child, *said in ready:
+                path = paths[directory] + b"/" + name
+                if child is not None:
+                    paths[child] = path
+                found[path] = (inode, dirs[child] if child is not None else None, *said)
+            left = [row for row in left if row not in ready]
+        links = {paths[at] + b"/" + name for at, name in database.execute("SELECT dir, name FROM links")}
+        return found, links
+    finally:
+        database.close()
+
+
+def test_what_a_restore_tells_the_index_is_what_reading_everything_would(homely: Town) -> None:
+    homely.boot("b1")
+    assert homely.persist("restore", "ada").status == 0
+    told = known(homely)
+    assert told[1]
+    assert all(said[1][1] > 0 for said in told[0].values() if said[1] is not None)
+    index(homely).unlink()
+    assert synced(homely)["committed"] is False
+    assert known(homely) == told
+
+
+def test_one_of_two_paths_that_is_restored_leaves_the_index_of_the_other(town: Town) -> None:
+    with_store(town, '[{path = "work", via = "store"}, {path = "more", via = "store"}]')
     town.persist("init", "--store")
     town.persist("restore")
-    work = town.agents / "ada/work"
-    os.chown(work, ADA, ADA)
-    (work / "a/b").mkdir(parents=True)
-    (work / "a/b/f").write_text("12345")
-    ada = town.spec.agent("ada")
-    with Index.opened(town.spec, ada) as there, there.writing(), files.opened(files.open_dir(work)) as fd:
-        with there.restored(PurePosixPath("work"), "commit-x", fd) as rows:
-            line = trees.line(b"f", "file", 0o600, 0, size=5)
-            rows.file((work / "a/b/f").stat().st_ino, (work / "a/b").stat().st_ino, b"f", line)
-            rows.directory((work / "a/b").stat().st_ino, (work / "a").stat().st_ino, b"b", b"{}")
-            rows.directory((work / "a").stat().st_ino, work.stat().st_ino, b"a", b"{}")
-            rows.directory(work.stat().st_ino, 0, b"work", b"{}")
-            kernel.syncfs(fd)
-        found = there.db.execute("SELECT name, files, bytes FROM entries ORDER BY name").fetchall()
-        born = there.db.execute("SELECT min(generation) FROM dirs").fetchone()[0]
-    assert found == [(b"a", 1, 5), (b"b", 1, 5), (b"f", 1, 5), (b"work", 1, 5)]
-    assert born > 0
+    for name in ("work", "more"):
+        stores.torture(town.agents / "ada" / name, small=20, big=1 << 16)
+    synced(town)
+    before = known(town)
+    shutil.rmtree(town.agents / "ada/more")
+    assert town.persist("restore", "ada").status == 0
+    found = synced(town)
+    assert (found["read_files"], found["committed"]) == (0, False)
+    of_work = {path: said for path, said in before[0].items() if path.startswith(b"/work")}
+    assert of_work.items() <= known(town)[0].items()
 
 
 def test_the_index_is_roots_alone_and_waits_for_no_one_for_ever(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
