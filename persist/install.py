@@ -11,33 +11,25 @@ from pathlib import Path
 from typing import get_args
 
 import initrd
-from persist import elsewhere, fstab, ground, installed, makers, placing, program, units
+from persist import elsewhere, fit, ground, installed, lines, makers, pam, placing, units
 from persist.installed import RECORD, Record
 from persist.placing import Action, File, Link, Remove, RemoveFolder, Tree, Write
 from town import cli, process, spec, trust
-from town.failure import DONE, Failure, WrongUsage
+from town.failure import DONE, WrongUsage
 from town.spec import Spec
 from town.terminal import say, shown
 
 UNITS, CONF = "/etc/systemd/system", "/etc/nuketown/rollback.conf"
 THIS = Path("/")  # this machine
-_SYSTEMD = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd")
+_NO_LINES = lines.Placed({}, ())
 _NOTHING = "nothing to do: everything is there and as it should be"
-
-
-class CannotInstall(Failure):
-    """This machine is not one that this verb can set up. Trying again does not help."""
-
-
-class BootWouldDepend(Failure):
-    """fstab makes the human's boot depend on the agents' homes: with our unit in its place, a failure would hold it."""
 
 
 # ---- the verbs
 
 
 def write_units(arguments: argparse.Namespace) -> int:
-    """Print the units, or with --write put them into a directory."""
+    """Print the units, or with --write put them into a directory, with the links that enable them."""
     town = spec.load(cli.spec_file(arguments))
     named = _named(arguments)
     with placing.tree(THIS) as there:
@@ -51,7 +43,9 @@ def write_units(arguments: argparse.Namespace) -> int:
         trust.refuse(town)
         folder = os.path.abspath(arguments.write)
         wanted = [File(f"{folder}/{unit.name}", unit.text.encode()) for unit in made]
-        _carry_out(there, list(placing.plan(there, wanted, (), _marked)), dry_run=False)
+        # Relative: the directory may become one of a machine, or of a package, under another name.
+        links = [Link(f"{folder}/{link}", f"../{name}") for link, name in units.links(made)]
+        _carry_out(there, list(placing.plan(there, wanted, links, _marked)), dry_run=False)
     return DONE
 
 
@@ -62,18 +56,25 @@ def install(arguments: argparse.Namespace) -> int:
     ground.require_root("install", "units and the initrd are root's")
     trust.refuse(town)
     elsewhere.refuse(town, root)
-    _refuse_machine(root)
-    _refuse_fstab(town, root)
+    fit.refuse_machine(root)
+    fit.refuse_fstab(town, root)
     with placing.tree(root) as there:
         old = installed.read(there)
         named = named or (old.program if old else None)
-        choice = makers.choose(root, arguments.initrd, old)
+        choice = makers.choose(root, arguments.initrd if town.town.btrfs else makers.NONE, old)
         called = _program(root, named)
         made = _rendered(town, root, choice.kind, called)
-        _look_at(called, root)
-        _install(there, _wanted(town, choice.kind, made), _links(made), old or Record(), choice.kind, named, arguments)
-    _tell_program(called, root)
-    makers.tell(choice, root)
+        fit.look_at((called, units.identity_of(called)), root, here=root == THIS)
+        ours = lines.plan(
+            there, pam.wanted(there, _names(town)), lines.Placed(old.lines, old.made) if old else _NO_LINES
+        )
+        new = Record(initrd=choice.kind, program=named)
+        wanted = [*_wanted(town, choice.kind, made), pam.agents_file(_names(town))]
+        _install(there, wanted, _links(made), ours, old or Record(), new, dry_run=arguments.dry_run)
+        _tell_logins(there, town)
+    fit.tell_program(called, here=root == THIS)
+    if town.town.btrfs is not None:
+        makers.tell(choice, root)
     if choice.kind == makers.NONE and old is not None:
         makers.tell_left(old.initrd, root)
     return DONE
@@ -88,7 +89,7 @@ def uninstall(arguments: argparse.Namespace) -> int:
         if old is None:
             print("nothing to do: nothing is installed")
             return DONE
-        actions = list(_removals(there, old, Record()))
+        actions = [*_removals(there, old, Record()), *lines.removals(there, lines.Placed(old.lines, old.made))]
         actions += [Remove(RECORD), *map(RemoveFolder, reversed(old.folders))]
         _carry_out(there, actions, dry_run=arguments.dry_run)
     if not arguments.dry_run:
@@ -129,32 +130,52 @@ def _program(root: Path, named: str | None) -> str:
 
 
 def _install(
-    there: Tree, wanted: list[File], links: list[Link], old: Record, kind: str, named: str | None,
-    arguments: argparse.Namespace,
+    there: Tree, wanted: list[File], links: list[Link], ours: tuple[list[Action], lines.Placed], old: Record,
+    new: Record, *, dry_run: bool,
 ) -> None:  # fmt: skip
     actions = list(placing.plan(there, wanted, links, lambda path, data: path in old.files or _marked(path, data)))
-    new = Record(
-        {file.path: installed.digest(file.data) for file in wanted},
-        {link.path: link.target for link in links},
-        [*old.folders, *placing.folders(there, actions)],
-        kind,
-        named,
-    )
+    actions += ours[0]
+    new.files = {file.path: installed.digest(file.data) for file in wanted}
+    new.links = {link.path: link.target for link in links}
+    new.folders = [*old.folders, *placing.folders(there, actions)]
+    new.lines, new.made = {path: list(said) for path, said in ours[1].lines.items()}, list(ours[1].made)
     actions += _removals(there, old, new)
     same = not actions and new.data() == old.data()
-    if not arguments.dry_run and not same:  # both, before the first change: what is cut off can be undone
-        both = Record(old.files | new.files, old.links | new.links, new.folders, kind, named)
-        there.do(Write(File(RECORD, both.data()), None))
-    _carry_out(there, actions, dry_run=arguments.dry_run)
-    if not arguments.dry_run and not same:
+    if not dry_run and not same:  # both, before the first change: what is cut off can be undone
+        there.do(Write(File(RECORD, _both(old, new).data()), None))
+    _carry_out(there, actions, dry_run=dry_run)
+    if not dry_run and not same:
         there.do(Write(File(RECORD, new.data()), None))
         _reload(Path(there.name("/")))
 
 
+def _both(old: Record, new: Record) -> Record:
+    """What an install that is cut off may leave."""
+    said = {path: list(dict.fromkeys([*old.lines.get(path, []), *new.lines.get(path, [])]))
+            for path in (*old.lines, *new.lines)}  # fmt: skip
+    made = list(dict.fromkeys([*old.made, *new.made]))
+    return Record(
+        old.files | new.files, old.links | new.links, new.folders, new.initrd, new.program, lines=said, made=made
+    )
+
+
+def _names(town: Spec) -> list[str]:
+    return [agent.name for agent in town.agents]
+
+
+def _tell_logins(there: Tree, town: Spec) -> None:
+    """What keeps an agent's account from being closed here."""
+    if there.entry(pam.COMMON) is None:
+        what = f"{shown(there.name(pam.COMMON))} is not there: no rule of PAM keeps agents out that are not ready"
+        cli.warn("persist", what, "put the two rules of docs/boot.md into what every login's account stack includes")
+    for path in pam.allowed(there, _names(town)):
+        cli.warn("persist", f"{shown(there.name(path))} lets an agent in", "take the agents' names out of it")
+
+
 def _wanted(town: Spec, kind: str, made: tuple[units.Unit, ...]) -> list[File]:
-    assert town.town.btrfs is not None
     wanted = [File(f"{UNITS}/{unit.name}", unit.text.encode()) for unit in made]
-    wanted.append(File(CONF, units.environment(town.town.btrfs).encode()))
+    if town.town.btrfs is not None:
+        wanted.append(File(CONF, units.environment(town.town.btrfs).encode()))
     if kind in get_args(initrd.Kind):
         glue = initrd.glue("dracut" if kind == "dracut" else "initramfs-tools")
         wanted += [File(placed.target, placed.source.read_bytes(), placed.mode) for placed in glue]
@@ -201,45 +222,6 @@ def _marked(_: str, data: bytes) -> bool:
 
 
 # ---- the machine
-
-
-def _refuse_machine(root: Path) -> None:
-    if (root / "etc/NIXOS").exists():
-        raise CannotInstall(
-            "this is NixOS: its units come from its configuration, and there is no module for it yet",
-            hint="persist units --write DIR writes the units for the configuration; its initrd has to run "
-            f"{initrd.hook()}, as {initrd.unit()} does",
-        )
-    if not any(os.path.lexists(f"{root}{path}") for path in _SYSTEMD):
-        raise CannotInstall(
-            f"there is no systemd in {shown(str(root))}",
-            hint="without systemd, run at boot: persist rollback && persist rollback --confirm, then mount and restore",
-        )
-
-
-def _refuse_fstab(town: Spec, root: Path) -> None:
-    path = town.town.agents_dir
-    for line in fstab.lines(path, root / "etc/fstab"):
-        if line.holds_boot:
-            raise BootWouldDepend(
-                f"{line} at {shown(str(path))}: a failed rollback would stop this machine's own boot",
-                hint=f"remove line {line.number} of {shown(str(line.table))}: the unit does what it did",
-            )
-
-
-def _look_at(called: str, root: Path) -> None:
-    """A tree's program is looked at where the tree is a machine; here it may be missing still."""
-    if root == THIS:
-        program.refuse(called)
-    elif not os.path.lexists(f"{root}{called}"):
-        say(f"persist: note: {shown(f'{root}{called}')}, which the units call, is not there yet")
-
-
-def _tell_program(called: str, root: Path) -> None:
-    stays = ""
-    if root == THIS and (place := program.environment(called)) is not None:
-        stays = f": {shown(str(place))}, and a checkout that it lies in, must stay there"
-    say(f"persist: note: the units run {shown(called)} from where it lies{stays}")
 
 
 def _reload(root: Path) -> None:

@@ -26,11 +26,12 @@ class NotOurs(Failure):
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What a file should be: its absolute path on the machine, what it holds, its mode. Root's."""
+    """What a file should be: its absolute path on the machine, what it holds, its mode, its owner (uid, gid): root."""
 
     path: str
     data: bytes
     mode: int = 0o644
+    owner: tuple[int, int] = _ROOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ class Tree:
         match action:
             case Write(file, _):
                 with self._made(file.path) as (directory, name):
-                    files.write_beneath(directory, name, file.data, mode=file.mode, owner=_ROOT)
+                    files.write_beneath(directory, name, file.data, mode=file.mode, owner=file.owner)
             case MakeLink(link):
                 with self._made(link.path) as (directory, name):
                     os.symlink(link.target, name, dir_fd=directory)
@@ -197,7 +198,7 @@ def _for_file(there: Tree, file: File, ours: Callable[[str, bytes], bool]) -> Wr
     data = there.read(file.path)
     facts = (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
     if data == file.data:
-        return None if facts == (*_ROOT, file.mode) else Write(file, data)
+        return None if facts == (*file.owner, file.mode) else Write(file, data)
     if not ours(file.path, data):
         raise _not_ours(there.name(file.path))
     return Write(file, data)

@@ -15,7 +15,7 @@ from town import trust
 from town.failure import Failure
 from town.terminal import shell_word, shown
 
-_PACKAGES = ("persist", "town", "initrd")
+_PACKAGES = ("persist", "town", "identity", "initrd")
 _FIRST = 4096  # bytes; a kernel reads 256 of a first line: execve(2)
 
 
@@ -33,7 +33,10 @@ def refuse(path: str) -> None:
         _look(path)
     except OSError as error:
         what = f"{shown(path)} cannot be the program of the units: {_named(error)}"
-        cure = "install nuketown, or name the command persist that is there: --program /absolute/path/of/persist"
+        cure = (
+            "install nuketown, or make links to the commands persist and identity, side by side, and name that of "
+            "persist: --program /usr/local/bin/persist"
+        )
         raise NoProgram(what, hint=cure) from error
 
 

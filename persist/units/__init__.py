@@ -1,64 +1,88 @@
 """The units of a town, rendered from the spec. The templates lie beside this module: units but for their @words@.
 
-A unit's links are those that `systemctl enable` makes from its [Install] section.
+A unit's links are those that `systemctl enable` makes from its [Install] section, of a template for each of its agents.
 """
 
+import math
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from persist import device
-from town import unitname
-from town.failure import Failure
+from persist.units import agents, words
+from persist.units.words import CannotBeWritten, wrong_in
+from town import grammar, strays, unitname
 from town.spec import Btrfs, Spec
-from town.terminal import shown
 
-SERVICE, TIDY = "nuketown-rollback.service", "nuketown-tidy.service"
+__all__ = ["CannotBeWritten", "Unit", "environment", "links", "own_program", "render", "wrong_in"]
+SERVICE, MOUNT, TIDY = "nuketown-rollback.service", "nuketown-mount.service", "nuketown-tidy.service"
 MARK = b"# Written by nuketown"
 _HERE = Path(__file__).parent
-_ODD = re.compile(r"[^A-Za-z0-9/_.+-]")
-_SIGNS = {" ": "a blank", "\t": "a tab", "\n": "a line break"}
 _CHECK = 90  # seconds for a check, once the device is there
 _HOOK = 600  # and for a rollback: a disk full of unwritten data is flushed first
 _INSTALL = {"WantedBy": "wants", "RequiredBy": "requires"}
-
-
-class CannotBeWritten(Failure):
-    """A value of the spec has no form in a unit, or in a file that a shell and systemd both read."""
+_SPREAD = 0.1  # of the time between two syncs: machines of one store do not all come at once
+_SHORT = ":/run/nuketown/home"  # where the home of the one agent that a unit is for appears, too
+_HOMES = ("/home", "/root", "/run/user")
+_ALWAYS = ("nuketown-homes.service", "nuketown-sweep.service", TIDY, "nuketown-failed@.service")
+_EACH = (
+    "nuketown-agent@.target",
+    "nuketown-identity@.service",
+    "nuketown-open@.service",
+    "nuketown-close@.service",
+)
+_SYNCED = ("nuketown-restore@.service", "nuketown-bind@.service", "nuketown-leave@.service", "nuketown-sync@.service")
+_SYNC = ("nuketown-sync.timer", "nuketown-sync.target")
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One unit file. `links`: the names, relative to its directory, of the links that enable it."""
+    """One unit file or drop-in, by its path in the directory of units. `agents`: those that a template is for.
+
+    `links`: the names, relative to that directory, of the links that enable it.
+    """
 
     name: str
     text: str
+    agents: tuple[str, ...] = ()
 
     @property
     def links(self) -> tuple[str, ...]:
         found = re.findall(r"(?m)^(WantedBy|RequiredBy)=(.*)$", self.text.partition("\n[Install]\n")[2])
-        return tuple(f"{by}.{_INSTALL[key]}/{self.name}" for key, units in found for by in units.split())
+        pairs = [(f"{by}.{_INSTALL[key]}", self.name) for key, units in found for by in units.split()]
+        if "@." not in self.name:
+            return tuple("/".join(pair) for pair in pairs)
+        return tuple(
+            f"{folder.replace('%i', agent)}/{name.replace('@.', f'@{agent}.')}"
+            for agent in self.agents
+            for folder, name in pairs
+        )
 
 
 def render(spec: Spec, *, program: str, file: str, in_initrd: bool) -> tuple[Unit, ...]:
     """The units of a town. `program` is the command `persist` and `file` the spec, both by absolute path.
 
-    `in_initrd`: the hook ran before the host started; else it is run by the unit itself. Raises device.NoBtrfs,
-    CannotBeWritten or unitname.NameTooLong.
+    `in_initrd`: the hook ran before the host started; else it is run by the unit itself. Both say nothing in a town
+    without [town.btrfs]: it has no rollback. Raises CannotBeWritten or unitname.NameTooLong.
     """
-    if spec.town.btrfs is None:
-        raise device.NoBtrfs(
-            f"{shown(str(spec.file))} has no [town.btrfs]: there is nothing to roll back and no unit to write",
-            hint="add [town.btrfs] with the device to the spec",
-        )
-    mount = unitname.mount(spec.town.agents_dir)
-    words = _words(spec, spec.town.btrfs, program, file, in_initrd=in_initrd) | {"mount": _literal(mount)}
-    return tuple(
-        Unit(name, _filled(template, words))
-        for name, template in ((SERVICE, SERVICE), (mount, "agents.mount"), (TIDY, TIDY))
+    said = _words(spec, program, file)
+    if spec.town.btrfs is not None:
+        said |= _rollback(spec, spec.town.btrfs, said["persist"], in_initrd=in_initrd)
+    synced = tuple(agent.name for agent in spec.agents if agents.synced(agent))
+    every = tuple(agent.name for agent in spec.agents)
+    return (
+        *((_unit(name, said) for name in (SERVICE, MOUNT)) if spec.town.btrfs else ()),
+        *((_unit("agents.mount", said, said["mount"].replace("%%", "%")),) if spec.town.btrfs else ()),
+        *(_unit(name, said) for name in (*_ALWAYS, *(_SYNC if synced else ()))),
+        *(_unit(name, said, agents=every) for name in _EACH),
+        *(_unit(name, said, agents=synced) for name in (_SYNCED if synced else ())),
+        *(Unit(name, text) for name, text in agents.drop_ins(spec)),
     )
+
+
+def _unit(template: str, said: dict[str, str], name: str = "", *, agents: tuple[str, ...] = ()) -> Unit:
+    return Unit(name or template, _filled((_HERE / template).read_text(), said), agents)
 
 
 def environment(names: Btrfs) -> str:
@@ -70,90 +94,86 @@ def environment(names: Btrfs) -> str:
         "WAIT": str(names.wait_seconds),
     }
     return "# Written by nuketown from the spec: persist install writes it again.\n" + "".join(
-        f"NUKETOWN_{key}='{_quotable(value, key)}'\n" for key, value in said.items()
+        f"NUKETOWN_{key}='{words.shell_quotable(value, key)}'\n" for key, value in said.items()
     )
 
 
-def _words(spec: Spec, names: Btrfs, program: str, file: str, *, in_initrd: bool) -> dict[str, str]:
-    persist = f"{_program(program)} --spec {_argument(file)}"
-    confirm = f"ExecStart={persist} rollback --confirm"
-    wait = names.wait_seconds
+def identity_of(program: str) -> str:
+    """The command `identity` that belongs to a command `persist`: beside it."""
+    return str(Path(program).with_name("identity"))
+
+
+def _words(spec: Spec, program: str, file: str) -> dict[str, str]:
+    town, every = spec.town, grammar.seconds(spec.town.sync.every)
+    kept = town.persist_dir if town.persist_dir is not None else spec.state_dir.parent
+    store = _directory_store(spec)
+    said = {
+        "persist": f"{words.program(program)} --spec {words.argument(file)}",
+        "identity": f"{words.program(identity_of(program))} --spec {words.argument(file)}",
+        "spec": words.quoted(file),
+        "agents": words.argument(str(town.agents_dir)),
+        "places": words.paths([file, town.agents_dir, kept]),
+        "write": words.paths(["/run", town.agents_dir, kept, *store], before="-"),
+        "store": words.paths(store),
+        "shorthome": words.quoted(f"-{town.agents_dir}/AGENT{_SHORT}").replace(f"AGENT{_SHORT}", f"%i{_SHORT}"),
+        "strays": words.paths((place.path for place in strays.places()), before="-"),
+        "home": "read-only" if any(map(_in_a_home, _read(spec, program, file, [kept, *store]))) else "yes",
+        "mounted": f"Requires={MOUNT}\nAfter={MOUNT}" if town.btrfs else "# There is nothing to mount in this town.",
+        "online": _ONLINE if not store else "# The store is a directory: no network is waited for.",
+        "addresses": _NO_ADDRESSES if store else _ADDRESSES,
+        "every": f"{max(1, math.ceil(every))}s",
+        "spread": f"{math.ceil(every * _SPREAD)}s",
+    }
+    said |= {name: _filled((_HERE / f"{name}.conf").read_text().rstrip("\n"), said)
+             for name in ("hardening", "mounting", "inside", "network")}  # fmt: skip
+    return said
+
+
+_ONLINE = "Wants=network-online.target\nAfter=network-online.target nss-lookup.target"
+# A store is one host, and so is who knows its name: nothing is sent to groups. All but 224.0.0.0/3 and ff00::/8 (IANA
+# IPv4 Multicast Address Space Registry, RFC 4291 section 2.7).
+_HOSTS = "0.0.0.0/1 128.0.0.0/2 192.0.0.0/3 ::/1 8000::/2 c000::/3 e000::/4 f000::/5 f800::/6 fc00::/7 fe00::/8"
+_ADDRESSES = f"RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\nIPAddressDeny=any\nIPAddressAllow={_HOSTS}"
+_NO_ADDRESSES = "PrivateNetwork=yes\nIPAddressDeny=any\nRestrictAddressFamilies=none"
+
+
+def _directory_store(spec: Spec) -> list[str]:
+    """The directory of a store that is one."""
+    from town import store_url
+
+    if spec.town.store is None:
+        return []
+    parsed = store_url.parse(spec.town.store)
+    return [str(parsed.path)] if isinstance(parsed, store_url.Directory) else []
+
+
+def _read(spec: Spec, program: str, file: str, more: list[Path | str]) -> Iterator[Path | str]:
+    """All paths of a town that what has the network may have to read."""
+    town = spec.town
+    yield from (program, file, _HERE, town.agents_dir, town.host_key.age, town.host_key.ssh, *more)
+    yield from (found for found in (town.sops_file, town.store_credentials) if found is not None)
+
+
+def _in_a_home(path: Path | str) -> bool:
+    """Whether a path lies where ProtectHome=yes would hide it."""
+    return any(Path(os.path.realpath(path)).is_relative_to(home) for home in _HOMES)
+
+
+def _rollback(spec: Spec, names: Btrfs, persist: str, *, in_initrd: bool) -> dict[str, str]:
+    confirm, wait = f"ExecStart={persist} rollback --confirm", names.wait_seconds
     return {
-        "persist": persist,
-        "spec": _quoted(file),
-        "where": _where(spec.town.agents_dir),
+        "mount": words.literal(unitname.mount(spec.town.agents_dir)),
+        "where": words.where(spec.town.agents_dir),
         "subvolume": names.subvolume,
         "what": "Check that this boot began with blank homes" if in_initrd else "Give this boot blank homes",
         "commands": confirm if in_initrd else f"ExecStart={persist} rollback\n{confirm}",
         "timeout": f"{wait + _CHECK}s" if in_initrd else f"{wait + _HOOK + _CHECK}s",
-        "hardening": (_HERE / "hardening.conf").read_text().rstrip("\n"),
     }
 
 
-def _filled(template: str, words: dict[str, str]) -> str:
+def _filled(template: str, said: dict[str, str]) -> str:
     # One pass: what a value holds is never taken for a word.
-    return re.sub(r"@([a-z]+)@", lambda found: words[found[1]], (_HERE / template).read_text())
-
-
-def wrong_in(program: str) -> str:
-    """What keeps a path from being the program of a unit; empty when nothing does."""
-    if not program.startswith("/"):
-        return "it is not an absolute path"
-    if odd := _ODD.search(program):
-        sign = _SIGNS.get(odd[0]) or shown(odd[0])
-        return f"it holds {sign}; what may be in it: A-Z, a-z, 0-9 and / _ . + -"
-    if "//" in program or os.path.normpath(program) != program:
-        return "it is not in its shortest form: without //, without . and .. and without a / at the end"
-    return ""
-
-
-def _program(path: str) -> str:
-    if wrong := wrong_in(path):
-        raise CannotBeWritten(
-            f"{shown(path)} cannot be the program of a unit: {wrong}",
-            hint="install nuketown elsewhere, or make a link to it, and name that: --program /usr/local/bin/persist",
-        )
-    return path
-
-
-def _literal(text: str) -> str:
-    return text.replace("%", "%%")  # systemd.unit(5), "Specifiers"
-
-
-def _argument(text: str) -> str:
-    """One word of ExecStart= (systemd.service(5), "Command lines")."""
-    return _quoted(text).replace("$", "$$")
-
-
-def _quoted(text: str) -> str:
-    """One word of a list (systemd.syntax(7), "Quoting")."""
-    escaped = _literal(_line(text))
-    if re.fullmatch(r"[^\s\"'\\;]+", escaped):
-        return escaped
-    return '"' + escaped.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _where(path: Path) -> str:
-    text = _line(str(path))
-    if text != text.strip() or text.endswith("\\"):
-        raise CannotBeWritten(f"agents_dir {shown(text)} ends as no line of a unit can", hint="choose another path")
-    return _literal(text)
-
-
-def _line(text: str) -> str:
-    if not text.isprintable() and any(ord(character) < 0x20 or ord(character) == 0x7F for character in text):
-        raise CannotBeWritten(f"{shown(text)} holds a control character", hint="give it a plain name")
-    return text
-
-
-def _quotable(value: str, key: str) -> str:
-    # A backslash too: systemd before 240 reads it as an escape between single quotes, a shell never does.
-    if any(character in "'\\" or not character.isprintable() for character in value):
-        raise CannotBeWritten(
-            f"town.btrfs.{key.lower()} holds a quote, a backslash or a control character: {shown(value)}",
-            hint="name the device by UUID=…, or by a path without them",
-        )
-    return value
+    return re.sub(r"@([a-z]+)@", lambda found: said[found[1]], template)
 
 
 def links(units: tuple[Unit, ...]) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot import image
+from tests.boot import image, nspawn
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +14,12 @@ def debian() -> Path:
         return image.root()
     except image.Unavailable as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def installed(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Layers for an overlay: this checkout with what it needs, over the Debian tree."""
+    at = tmp_path_factory.mktemp("installed")
+    with nspawn.overlay([debian], at) as tree:
+        image.install(tree)
+    return [at / "upper", debian]

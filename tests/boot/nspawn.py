@@ -20,7 +20,7 @@ _REPORT = """\
 After=multi-user.target {after}
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c 'sh /report/script >/report/out 2>&1; systemctl exit 0'
+ExecStart=/bin/sh -c 'bash /report/script >/report/out 2>&1; systemctl exit 0'
 [Install]
 WantedBy=multi-user.target
 """
@@ -56,53 +56,69 @@ def unit(tree: Path, name: str, text: str) -> None:
         if key in ("WantedBy", "RequiredBy"):
             folder = units / f"{value}.{'wants' if key == 'WantedBy' else 'requires'}"
             folder.mkdir(exist_ok=True)
+            (folder / name).unlink(missing_ok=True)  # of the boot before
             (folder / name).symlink_to(f"/etc/systemd/system/{name}")
 
 
-def boot(tree: Path, script: str, at: Path, *, after: str, devices: Mapping[str, str] | None = None) -> Booted:
+def boot(
+    tree: Path, script: str, at: Path, *, after: str, devices: Mapping[str, str] | None = None, seconds: float = TIMEOUT
+) -> Booted:
     """Boot the tree to multi-user.target, run a shell script there once the units in `after` are done, and halt."""
     report = at / "report"
     report.mkdir(exist_ok=True)
     (report / "script").write_text(script)
+    (report / "out").unlink(missing_ok=True)
     unit(tree, "report.service", _REPORT.format(after=after))
     binds = [f"--bind={source}:{target}" for source, target in (devices or {}).items()]
     argv = ["systemd-nspawn", "--quiet", "--boot", f"--directory={tree}", f"--machine=nuketown-{os.getpid()}",
             "--register=no", "--keep-unit", "--console=read-only", "--link-journal=no",
             # A machine allows it to root, a container does not: persist tidy works by file handles.
             "--system-call-filter=open_by_handle_at", f"--bind={report}:/report", *binds]  # fmt: skip
-    console = _console([sys.executable, "-c", _PRIVATE, *argv])
+    console = _console([sys.executable, "-c", _PRIVATE, *argv], seconds)
     out = report / "out"
     assert out.exists(), console
     return Booted(console, out.read_text())
 
 
-def _console(argv: list[str]) -> str:
+def _console(argv: list[str], seconds: float) -> str:
     """What the machine wrote to its console until it halted, or was stopped because it did not."""
     with subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[2]
     ) as machine:
         late = False
         try:
-            said, _ = machine.communicate(timeout=TIMEOUT)
+            said, _ = machine.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             machine.kill()  # and with nspawn goes all that it started
             said, _ = machine.communicate()
             late = True
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", said.decode("utf-8", "replace"))
-    assert not late, f"it did not halt within {TIMEOUT} s: {text}"
+    assert not late, f"it did not halt within {seconds} s: {text}"
     return text
 
 
-# In a process of its own, which nspawn then replaces: a /run and a cgroup2 mount that nothing else sees.
+# In a process of its own, which nspawn then replaces: a /run and a cgroup2 mount that nothing else sees, and a cgroup
+# below which no other machine is: each would remove the other's (nspawn calls both "payload").
 _PRIVATE = """
 import os, sys
+from pathlib import Path
 from town import kernel, mounts
 kernel.unshare(kernel.CLONE_NEWNS)
 kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
 kernel.mount("tmpfs", "/run", "tmpfs", 0, "mode=0755")
-from pathlib import Path
-for mount in [*mounts.below(Path("/sys/fs/cgroup")), *filter(None, [mounts.at(Path("/sys/fs/cgroup"))])]:
+top = Path("/sys/fs/cgroup")
+for mount in [*mounts.below(top), *filter(None, [mounts.at(top)])]:
     kernel.umount(os.fsdecode(mount.target), kernel.MNT_DETACH)
-kernel.mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0)
+kernel.mount("cgroup2", str(top), "cgroup2", 0)
+for left in top.glob("nuketown-*"):
+    if not os.path.exists(f"/proc/{left.name.removeprefix('nuketown-')}"):  # of a machine that is off
+        for folder, _, _ in os.walk(left, topdown=False):
+            try:
+                os.rmdir(folder)
+            except OSError:
+                pass  # another test does it, too
+own = top / f"nuketown-{os.getpid()}"
+own.mkdir()
+(own / "cgroup.procs").write_text("0")
 os.execvp(sys.argv[1], sys.argv[1:])
 """

@@ -118,7 +118,8 @@ def three_boots(flavour: Flavour, cut: tuple[str, str]) -> None:
 def proven(machine: qemu.Machine) -> None:
     """The host found the proof good and mounted a blank @agents, and everything else is up too."""
     settle(machine)
-    state = machine.sh("systemctl is-active multi-user.target nuketown-rollback.service agents.mount", check=False)
+    units = "multi-user.target nuketown-rollback.service nuketown-mount.service"
+    state = machine.sh(f"systemctl is-active {units}", check=False)
     assert state.split() == ["active"] * 3, f"{state}\n{machine.sh('journalctl -b -u nuketown*', check=False)}"
     assert machine.sh("findmnt -no FSROOT /agents").strip() == "/@agents"
     assert machine.sh("ls -A /agents") == ""
@@ -130,7 +131,7 @@ def locked_out(machine: qemu.Machine, reason: str) -> None:
     """The human is in, the agents are not, and console and journal say why."""
     settle(machine)
     assert machine.sh("systemctl is-active multi-user.target").strip() == "active"
-    assert machine.sh("findmnt -no SOURCE /agents", check=False) == ""
+    assert machine.sh("findmnt -no SOURCE /agents", check=False) == "tmpfs\n"  # the cover
     assert "nuketown-rollback.service" in machine.sh("systemctl --failed --no-legend --plain")
     assert re.search(rf"nuketown: error: .*{re.escape(reason)}[^\n]*\n.*nuketown: hint: ", machine.console())
     assert reason in machine.sh("journalctl -b -u nuketown-rollback.service --no-pager")

@@ -60,7 +60,7 @@ def test_without_a_good_blank_the_human_comes_up_and_the_agents_do_not(
 def repair(machine: qemu.Machine) -> None:
     """As docs/boot.md tells a person to do it, without a reboot."""
     machine.sh(f"{TOP}; [ ! -e /mnt/@agents-blank ] || btrfs subvolume delete /mnt/@agents-blank; umount /mnt")
-    machine.sh("persist init && persist rollback && systemctl start agents.mount")
+    machine.sh("persist init && persist rollback && systemctl start nuketown-mount.service")
     assert machine.sh("findmnt -no FSROOT /agents; ls -A /agents") == "/@agents\n"
 
 

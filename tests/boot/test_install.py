@@ -24,7 +24,7 @@ def test_install_puts_everything_there_and_uninstall_takes_exactly_that_away(tre
     assert said.status == 0, said.err
     for name in ("nuketown-rollback.service", "agents.mount", "nuketown-tidy.service"):
         assert (tree.root / UNITS / name).is_file()
-    link = tree.root / UNITS / "agents.mount.requires/nuketown-rollback.service"
+    link = tree.root / UNITS / "nuketown-mount.service.requires/nuketown-rollback.service"
     assert os.readlink(link) == "/etc/systemd/system/nuketown-rollback.service"
     assert "NUKETOWN_WAIT='30'\n" in (tree.root / "etc/nuketown/rollback.conf").read_text()
     if kind != "none":
@@ -82,8 +82,9 @@ def test_another_spec_takes_the_old_units_with_it(tree: Tree) -> None:
     tree.spec(agents="/srv/homes", wait="1min")
     said = tree.persist("install")
     assert f"remove  {tree.root}/etc/systemd/system/agents.mount\n" in said.out
-    names = sorted(path.name for path in (tree.root / UNITS).rglob("*") if not path.is_dir())
-    assert names == ["nuketown-rollback.service"] * 2 + ["nuketown-tidy.service"] * 2 + ["srv-homes.mount"] * 2
+    names = [path.name for path in (tree.root / UNITS).rglob("*.mount") if not path.is_dir()]
+    assert names == ["srv-homes.mount"] * 2
+    assert "Where=/srv/homes\n" in (tree.root / UNITS / "srv-homes.mount").read_text()
     assert "NUKETOWN_WAIT='60'" in (tree.root / "etc/nuketown/rollback.conf").read_text()
     tree.persist("uninstall")
     assert sorted(path.name for path in (tree.root / "etc").rglob("*")) == ["nuketown", "town.toml"]
@@ -221,9 +222,18 @@ def test_a_machine_without_systemd_and_nixos_are_refused(tree: Tree) -> None:
     assert "there is no systemd in " in said.err
 
 
-def test_a_town_without_btrfs_has_nothing_to_install(tree: Tree) -> None:
+def test_a_town_without_btrfs_has_units_and_no_rollback(tree: Tree) -> None:
+    tree.has("usr/bin/dracut")
+    tree.persist("install")
     (tree.root / "etc/nuketown/town.toml").write_text("[agents.ada]\nuid = 51100\n")
-    assert tree.persist("install").status == 78
+    said = tree.persist("install")
+    assert said.status == 0, said.err
+    names = {path.name for path in (tree.root / "etc").rglob("*") if not path.is_dir()}
+    assert {"nuketown-homes.service", "nuketown-agent@ada.target", "agents"} <= names
+    assert not {"agents.mount", "nuketown-mount.service", "nuketown-rollback.service", "rollback.conf"} & names
+    assert not (tree.root / "usr/lib/dracut/modules.d/90nuketown/module-setup.sh").exists()
+    assert "initrds that dracut made before still hold the hook" in said.err
+    assert tree.persist("install").out.startswith("nothing to do")
 
 
 # ---- fstab

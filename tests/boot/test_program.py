@@ -37,6 +37,8 @@ def test_a_program_that_no_unit_can_name_is_wrong_usage_and_says_why(tree: Tree,
 def test_a_program_that_a_tree_does_not_have_yet_is_said(tree: Tree) -> None:
     assert f"note: {tree.root}/usr/bin/persist, which the units call, is not there yet" in tree.persist("install").err
     tree.has("usr/bin/persist")
+    assert f"{tree.root}/usr/bin/identity, which the units call, is not there" in tree.persist("install").err
+    tree.has("usr/bin/identity")
     assert "not there yet" not in tree.persist("install").err
 
 
@@ -51,6 +53,12 @@ def _script(path: Path, first: str = "#!/bin/sh") -> Path:
 def place(tmp_path: Path) -> Path:
     """A directory for programs, nobody's but root's on the whole way."""
     return tmp_path / "opt"
+
+
+def _commands(folder: Path) -> Path:
+    """Both commands of nuketown; the one that is named."""
+    _script(folder / "identity")
+    return _script(folder / "persist")
 
 
 def _give_away(path: Path) -> None:
@@ -152,7 +160,7 @@ def test_the_packages_of_the_running_program_are_looked_at(place: Path, monkeypa
     monkeypatch.setattr(program, "_whole", looked.append)
     program.refuse(str(path))
     checkout = Path(__file__).parent.parent.parent
-    assert looked == [str(checkout / name) for name in ("persist", "town", "initrd")]
+    assert looked == [str(checkout / name) for name in ("persist", "town", "identity", "initrd")]
 
 
 @pytest.fixture
@@ -165,7 +173,7 @@ def here(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> Tree:
 
 def test_this_machine_takes_no_program_that_is_somebody_elses(here: Tree, place: Path) -> None:
     before = here.facts()
-    path = _script(place / "persist")
+    path = _commands(place)
     _give_away(path)
     for words in ([], ["--dry-run"]):
         said = here.persist("install", "--program", str(path), *words)
@@ -179,15 +187,27 @@ def test_this_machine_takes_no_program_that_is_somebody_elses(here: Tree, place:
     assert said.err.count(f"persist: note: the units run {path} from where it lies\n") == 1
 
 
+def test_what_installs_identities_is_looked_at_too(here: Tree, place: Path) -> None:
+    path = _commands(place)
+    _give_away(place / "identity")
+    said = here.persist("install", "--program", str(path))
+    assert said.status == 1
+    assert f"persist: error: {place}/identity may be changed by others than root" in said.err
+    (place / "identity").unlink()
+    said = here.persist("install", "--program", str(path))
+    assert f"persist: error: {place}/identity cannot be the program of the units: " in said.err
+    assert "the commands persist and identity, side by side" in said.err
+
+
 def test_a_program_that_was_kept_is_looked_at_again(here: Tree, place: Path) -> None:
-    path = _script(place / "persist")
+    path = _commands(place)
     assert here.persist("install", "--program", str(path)).status == 0
     _give_away(path)
     assert here.persist("install").status == 1
 
 
 def test_who_runs_a_virtual_environment_hears_that_it_must_stay(here: Tree, place: Path) -> None:
-    path = _script(place / "venv/bin/persist")
+    path = _commands(place / "venv/bin")
     (place / "venv/pyvenv.cfg").touch()
     said = here.persist("install", "--program", str(path))
     assert f"from where it lies: {place}/venv, and a checkout that it lies in, must stay there\n" in said.err

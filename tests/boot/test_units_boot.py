@@ -15,18 +15,22 @@ from town.spec import Btrfs
 
 pytestmark = pytest.mark.root
 
-LATE = "nuketown-rollback.service agents.mount ada.service nuketown-tidy.service"
+TOLD = "nuketown-failed@nuketown-rollback.service.service"
+LATE = (
+    f"{TOLD} nuketown-rollback.service nuketown-mount.service nuketown-homes.service ada.service nuketown-tidy.service "
+    "nuketown-sweep.service nuketown-identity@ada.service nuketown-open@ada.service nuketown-agent@ada.target"
+)
 ODD = '/dev/a b; #$(x)$y`z`%n"ä'
 HOOK = "set -a; . /etc/nuketown/rollback.conf; sh /usr/lib/nuketown/rollback.sh"
 STATE = """
-for unit in multi-user.target nuketown-rollback.service agents.mount ada.service nuketown-tidy.service; do
+for unit in multi-user.target nuketown-rollback.service nuketown-mount.service ada.service nuketown-tidy.service; do
     echo "$unit $(systemctl show --property=ActiveState --value $unit)"
 done
-echo "mounted $(findmnt --noheadings --output OPTIONS,SOURCE /agents)"
+echo "mounted $(findmnt --noheadings --output OPTIONS,SOURCE /agents | tail -1)"
 echo "entries $(ls -A /agents | wc -l) $(stat -c %U:%a /agents)"
 echo "reasons"
 cat /run/nuketown/rollback.failed
-journalctl --boot --no-pager --output=cat --unit=nuketown-* --unit=agents.mount
+journalctl --boot --no-pager --output=cat --unit=nuketown-*
 """
 
 
@@ -64,8 +68,8 @@ class Machine:
         nspawn.unit(
             self.tree,
             "ada.service",
-            "[Unit]\nRequires=agents.mount\nAfter=agents.mount\n[Service]\nExecStart=/bin/sleep infinity\n"
-            "[Install]\nWantedBy=multi-user.target\n",
+            "[Unit]\nRequires=nuketown-mount.service\nAfter=nuketown-mount.service\n"
+            "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n",
         )
 
     def initrd(self, does: str) -> None:
@@ -109,15 +113,25 @@ def facts(booted: nspawn.Booted) -> dict[str, str]:
     return {line.partition(" ")[0]: line.partition(" ")[2] for line in booted.said.splitlines()}
 
 
+def covered(found: dict[str, str]) -> None:
+    """Nothing can be made or read below /agents."""
+    options, _, source = found["mounted"].rpartition(" ")
+    assert (source, {"ro", "nosuid", "nodev", "noexec"} - set(options.split(","))) == ("tmpfs", set())
+    assert found["entries"] == "0 root:0"
+
+
 def human_is_in_and_agents_are_out(machine: Machine, booted: nspawn.Booted, says: str) -> None:
     """The promise of every failure."""
     found = facts(booted)
     assert found["multi-user.target"] == "active", booted.said
     assert found["nuketown-rollback.service"] == "failed", booted.said
-    assert (found["agents.mount"], found["ada.service"]) == ("inactive", "inactive"), booted.said
-    assert (found["mounted"], found["entries"]) == ("", "0 root:755")
+    assert (found["nuketown-mount.service"], found["ada.service"]) == ("inactive", "inactive"), booted.said
+    covered(found)
     assert says in booted.said.partition("reasons")[2]  # rollback.failed and the journal
     assert f"persist: error: {says}" in booted.console
+    told = "nuketown: no agent starts: nobody can say that their homes were made blank (nuketown-rollback.service: "
+    assert f"{told}{says}" in booted.console
+    assert "; next: persist status; more: journalctl -b -u nuketown-rollback.service" in booted.console
     assert "[FAILED] Failed to start nuketown" in booted.console  # the line is cut at the width of the screen
 
 
@@ -130,33 +144,41 @@ def test_after_a_good_proof_agents_is_mounted_once_and_a_second_start_is_refused
         f"""{STATE}
         echo "tidy $(systemctl show --property=Result --value nuketown-tidy.service)"
         systemctl stop nuketown-rollback.service
-        echo "stopped $(systemctl is-active agents.mount) $(systemctl is-active ada.service)"
-        systemctl start agents.mount
-        echo "again $? $(systemctl is-active agents.mount) $(systemctl is-failed nuketown-rollback.service)"
+        echo "stopped $(systemctl is-active nuketown-mount.service) $(systemctl is-active ada.service)"
+        systemctl start nuketown-mount.service
+        echo "again $? $(systemctl is-active nuketown-mount.service) $(systemctl is-failed nuketown-rollback.service)"
         persist status | sed "s/^/status /"
-        persist rollback && systemctl start agents.mount
-        echo "cured $? $(systemctl is-active agents.mount)"
+        persist rollback && systemctl start nuketown-mount.service
+        echo "cured $? $(systemctl is-active nuketown-mount.service)"
+        systemctl restart nuketown-mount.service
+        echo "twice $? $(findmnt --noheadings --output FSTYPE /agents | tr "\n" " ")"
+        umount /agents
+        systemctl stop nuketown-mount.service
+        echo "unmounted $? $(findmnt --noheadings --output FSTYPE /agents)"
+        systemctl start nuketown-mount.service
         persist restore ada
         echo "restored $?"
         systemd-run --quiet --wait --pipe --property=EnvironmentFile=/etc/odd.conf env | grep ^NUKETOWN_
         """
     )
     found = facts(booted)
-    active = ("multi-user.target", "nuketown-rollback.service", "agents.mount", "ada.service")
+    active = ("multi-user.target", "nuketown-rollback.service", "nuketown-mount.service", "ada.service")
     assert [found[unit] for unit in active] == ["active"] * 4, booted.said
     options, _, source = found["mounted"].rpartition(" ")
     assert {"rw", "nosuid", "nodev", "noatime", "subvol=/@agents"} <= set(options.split(","))
     assert source.startswith(machine.device)
-    assert found["entries"] == "0 root:755"
+    assert found["entries"] == "1 root:755"  # ada's home
     assert found["tidy"] == "success", booted.said
     assert found["stopped"] == "inactive inactive"
     assert found["again"] == "1 inactive failed", booted.said
     assert "status rollback: FAILED: error: the proof of the rollback was used up by an earlier start" in booted.said
     assert found["cured"] == "0 active", booted.said
+    assert found["twice"] == "0 tmpfs btrfs ", "below the homes lies the cover, before and after"
+    assert found["unmounted"] == "0 tmpfs", "the cover stays where somebody unmounted the homes by hand"
     assert "restored 0" in booted.said
     assert f"NUKETOWN_DEVICE={ODD}\nNUKETOWN_SUBVOLUME=@agents\n" in booted.said  # as systemd reads them
     assert disk.payloads(machine.top) == [b"old"]
-    assert len(disk.old_homes(machine.top)) == 1
+    assert len(disk.old_homes(machine.top)) == 2  # that of the last boot, and what was there before `persist rollback`
 
 
 def test_a_boot_without_the_hook_keeps_the_agents_out(machine: Machine) -> None:
@@ -189,8 +211,8 @@ def test_without_a_hook_in_the_initrd_the_unit_rolls_back_itself(machine: Machin
     machine.install("none")
     machine.agent()
     found = facts(booted := machine.boot())
-    assert (found["nuketown-rollback.service"], found["agents.mount"]) == ("active", "active"), booted.said
-    assert (found["multi-user.target"], found["entries"]) == ("active", "0 root:755")
+    assert (found["nuketown-rollback.service"], found["nuketown-mount.service"]) == ("active", "active"), booted.said
+    assert (found["multi-user.target"], found["entries"]) == ("active", "1 root:755")
     assert len(disk.old_homes(machine.top)) == 1
 
 
@@ -199,7 +221,8 @@ def test_nobody_waits_for_a_disk_that_is_not_there(machine: Machine) -> None:
     found = facts(booted := machine.boot(after=""))
     assert found["multi-user.target"] == "active", booted.said
     assert found["nuketown-rollback.service"] == "activating", booted.said
-    assert found["agents.mount"] == "inactive"
+    assert found["nuketown-mount.service"] == "inactive"
+    covered(found)
 
 
 def test_a_disk_that_never_comes_keeps_the_agents_out_when_the_wait_is_over(machine: Machine) -> None:
@@ -212,9 +235,9 @@ def test_homes_that_are_not_blank_are_never_mounted_whatever_starts_the_mount(ma
     """Even without the check, masked or taken out of the way: there is nothing that the mount unit could mount."""
     machine.install("dracut")
     machine.agent()
-    (machine.tree / "etc/systemd/system/agents.mount.requires/nuketown-rollback.service").unlink()
-    mount = machine.tree / "etc/systemd/system/agents.mount"
+    (machine.tree / "etc/systemd/system/nuketown-mount.service.requires/nuketown-rollback.service").unlink()
+    mount = machine.tree / "etc/systemd/system/nuketown-mount.service"
     mount.write_text(mount.read_text().replace("Requires=nuketown-rollback.service\n", ""))
     found = facts(booted := machine.boot())
-    assert found["agents.mount"] == "failed", booted.said
-    assert (found["mounted"], found["entries"]) == ("", "0 root:755")
+    assert found["nuketown-mount.service"] == "failed", booted.said
+    covered(found)
