@@ -1,0 +1,300 @@
+"""Processes of an agent, and processes that hold one of its mounts: looked up in /proc, named, ended.
+
+A process is an agent's when one of its four uids is, or when it lives in a user namespace that the agent made (there it
+may have the uids that /etc/subuid gives the agent). Sources: proc_pid_status(5), ioctl_nsfs(2), kill(2), cgroups(7).
+"""
+
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from town import files, mounts
+from town.failure import Failure
+from town.terminal import shown
+
+_OWNER, _PARENT = 0xB704, 0xB702  # NS_GET_OWNER_UID, NS_GET_PARENT (include/uapi/linux/nsfs.h)
+_COMMAND = 60  # characters of a command line that are shown
+_NESTED = 40  # user namespaces within each other; the kernel allows 32
+_FEW = 8
+_PAUSE = 0.05
+GRACE, BOUND = 10.0, 15.0  # seconds that processes have to end, and that killing them may take
+
+
+class NotEnded(Failure):
+    """Processes of the agent go on, or come back as fast as they are killed."""
+
+
+class Process(NamedTuple):
+    """One process; `command` is safe to print, `unit` is the last part of its cgroup."""
+
+    pid: int
+    uid: int  # its real one
+    command: str
+    unit: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.pid} ({self.command})"
+
+
+class Mounts:
+    """Mounts that are looked for, and their copies in other mount namespaces."""
+
+    def __init__(self, wanted: Collection[mounts.Mount]) -> None:
+        self._shown = {(mount.device, mount.root) for mount in wanted}
+        self._numbers = {_namespace("self", "mnt"): {mount.id for mount in wanted}}
+
+    def held_by(self, pid: str) -> bool:
+        """Whether a process has a file or directory open, or mapped, or lives, in one of them. Raises OSError."""
+        namespace = _namespace(pid, "mnt")
+        if namespace not in self._numbers:
+            every = mounts.table(pid)
+            self._numbers[namespace] = {mount.id for mount in every if (mount.device, mount.root) in self._shown}
+        numbers = self._numbers[namespace]
+        return bool(numbers) and any(number in numbers for number in _in_use(pid))
+
+
+def of(uid: int) -> list[Process]:
+    """Every process of the agent with that uid; none that has ended and only waits to be reaped.
+
+    Some fork, and end, faster than /proc can be listed. Where the kernel knows of any and a list holds none, all are
+    stopped while another is made: what is not in that one only waits to be reaped.
+    """
+    if (found := _listed(uid)) or not _signal_all(uid, 0):
+        return found
+    _signal_all(uid, signal.SIGSTOP)
+    try:
+        return _listed(uid)
+    finally:
+        _signal_all(uid, signal.SIGCONT)
+
+
+def _listed(uid: int) -> list[Process]:
+    return [_process(pid, uids) for pid, uids in _every() if _is_of(pid, uids, uid)]
+
+
+def holding(uid: int, wanted: Collection[mounts.Mount]) -> list[Process]:
+    """Processes of anybody else that hold one of the mounts."""
+    if not wanted:
+        return []
+    looked = Mounts(wanted)
+    return [
+        _process(pid, uids)
+        for pid, uids in _every()
+        if int(pid) != os.getpid() and not _is_of(pid, uids, uid) and _held(looked, pid)
+    ]
+
+
+def named(found: Sequence[Process]) -> str:
+    """A few of them, and how many more there are."""
+    more = f" and {len(found) - _FEW:,} more" if len(found) > _FEW else ""
+    return ", ".join(map(str, found[:_FEW])) + more
+
+
+def _every() -> Iterator[tuple[str, list[int]]]:
+    """The pids of all processes that run, with their four uids."""
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (uids := _uids(name)):
+            yield name, uids
+
+
+def _uids(pid: str) -> list[int]:
+    """Real, effective, saved and filesystem uid; none where the process is gone or ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_bytes().split(b"\n")
+    except OSError:
+        return []
+    found: dict[bytes, bytes] = {}
+    for line in lines:  # the name comes first, and the kernel escapes newlines in it
+        key, _, value = line.partition(b":")
+        found.setdefault(key, value.strip())
+    if found.get(b"State", b"X")[:1] in b"ZX":
+        return []
+    return [int(word) for word in found.get(b"Uid", b"").split()]
+
+
+def _is_of(pid: str, uids: Sequence[int], uid: int) -> bool:
+    # A service of root's that works as the agent for a moment is not the agent's, nor is who came into its namespace.
+    return uids[0] == uid or (0 not in uids and (uid in uids or uid in _makers(pid)))
+
+
+def _makers(pid: str) -> Iterator[int]:
+    """Who made the user namespace that a process lives in, and those around it."""
+    try:
+        fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        for _ in range(_NESTED):
+            owner = bytearray(4)
+            fcntl.ioctl(fd, _OWNER, owner)
+            yield int.from_bytes(owner, "little")
+            above = fcntl.ioctl(fd, _PARENT)
+            os.close(fd)
+            fd = above
+    except OSError:  # EPERM: above lies what this process is not told of
+        return
+    finally:
+        os.close(fd)
+
+
+def _process(pid: str, uids: Sequence[int]) -> Process:
+    command = ""
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()[:4096].rstrip(b"\0").replace(b"\0", b" ")
+        command = shown(words or Path(f"/proc/{pid}/comm").read_bytes().rstrip(b"\n"))
+    unit = ""
+    with suppress(OSError):
+        unit = _cgroup(pid).rsplit("/", 1)[-1]
+    short = command if len(command) <= _COMMAND else command[:_COMMAND] + "…"
+    return Process(int(pid), uids[0], short, unit)
+
+
+def _namespace(pid: str, kind: str) -> int:
+    return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
+
+
+def _held(looked: Mounts, pid: str) -> bool:
+    try:
+        return looked.held_by(pid)
+    except OSError:  # gone meanwhile
+        return False
+
+
+def _in_use(pid: str) -> Iterator[int]:
+    """Ids of the mounts in which a process lives, or has something open or mapped."""
+    for name in ("cwd", "root", "exe", *_mapped(pid)):
+        # With O_PATH nothing is asked of the filesystem.
+        with suppress(OSError), files.opened(os.open(f"/proc/{pid}/{name}", os.O_PATH | os.O_CLOEXEC)) as fd:
+            yield mounts.mount_id(fd)
+    with suppress(OSError):
+        for fd_name in os.listdir(f"/proc/{pid}/fdinfo"):
+            with suppress(OSError):
+                for line in Path(f"/proc/{pid}/fdinfo/{fd_name}").read_bytes().split(b"\n"):
+                    if line.startswith(b"mnt_id:"):
+                        yield int(line.split()[1])
+
+
+def _mapped(pid: str) -> list[str]:
+    try:
+        return [f"map_files/{name}" for name in os.listdir(f"/proc/{pid}/map_files")]
+    except OSError:
+        return []
+
+
+# ---- ending them
+
+
+def end(uid: int, *, grace: float = GRACE, bound: float = BOUND) -> list[Process]:
+    """End every process of the agent: asked, and after `grace` seconds killed. Those that were there; NotEnded.
+
+    The session manager is asked first, where there is one: it stops the agent's own services as it should.
+    """
+    if not (found := of(uid)):
+        return []
+    _ask_manager(uid)
+    _signal(of(uid), signal.SIGTERM)
+    _wait(uid, grace)
+    _kill(uid, bound)
+    return found
+
+
+def _ask_manager(uid: int) -> None:
+    """logind ends all sessions of the uid and its user@.service; what it says of a uid without any is no matter."""
+    if os.path.isdir("/run/systemd/system"):
+        from town import process
+
+        with suppress(Failure):
+            process.run(["loginctl", "terminate-user", str(uid)], check=False, timeout=30)
+
+
+def _wait(uid: int, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while of(uid) and time.monotonic() < until:
+        time.sleep(_PAUSE)
+
+
+def _kill(uid: int, bound: float) -> None:
+    """Kill until none is left, whatever they fork meanwhile. Raises NotEnded."""
+    until = time.monotonic() + bound
+    while left := of(uid):
+        if time.monotonic() > until:
+            units = ", ".join(sorted({process.unit for process in left if process.unit.endswith(".service")}))
+            hint = f"systemctl stop {units}, then try again" if units else "try again; or stop what starts them"
+            raise NotEnded(f"processes of uid {uid} cannot be ended: {named(left)}", hint=hint)
+        for group in _own_groups(left):
+            with suppress(OSError):
+                (group / "cgroup.kill").write_text("1")  # all of it, and what it forks meanwhile
+        _signal_all(uid, signal.SIGKILL)
+        _signal(left, signal.SIGKILL)
+        time.sleep(_PAUSE)
+
+
+def _signal(found: Sequence[Process], number: int) -> None:
+    for process in found:
+        with suppress(OSError), files.opened(os.pidfd_open(process.pid)) as fd:
+            # The number may be another's by now: the descriptor is of who has it, so look whose that is.
+            if _uids(str(process.pid))[:1] == [process.uid]:
+                signal.pidfd_send_signal(fd, number)
+                if number != signal.SIGKILL:
+                    signal.pidfd_send_signal(fd, signal.SIGCONT)
+
+
+def _signal_all(uid: int, number: int) -> bool:
+    """kill(2) with -1, as the agent itself: the kernel reaches all its processes at once, and no fork in between.
+
+    Whether there was any. 0 as the number only asks.
+    """
+    assert uid > 0
+    if (child := os.fork()) == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            if os.getresuid() == (uid, uid, uid):  # as root it would end the machine
+                os.kill(-1, number)
+                status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 1
+
+
+def _cgroup(pid: str) -> str:
+    for line in Path(f"/proc/{pid}/cgroup").read_text(errors="replace").splitlines():
+        if line.startswith("0::"):
+            return line[3:]
+    return ""
+
+
+def _own_groups(found: Sequence[Process]) -> set[Path]:
+    """The cgroups of processes that hold no process of anybody else."""
+    ours = {process.pid for process in found}
+    root = next((os.fsdecode(mount.target) for mount in mounts.table() if mount.kind == "cgroup2"), None)
+    groups = set[Path]()
+    for process in found if root is not None else ():
+        with suppress(OSError, ValueError):
+            path = _cgroup(str(process.pid)).strip("/")
+            if path and ".." not in path:
+                groups.add(Path(root or "") / path)
+    return {group for group in groups if _only(group, ours)}
+
+
+def _only(group: Path, ours: set[int]) -> bool:
+    """Whether nobody else's process lives in a cgroup or below it. One that was forked meanwhile goes by its uid."""
+    try:
+        members = {
+            int(line) for above, _, _ in os.walk(group) for line in (Path(above) / "cgroup.procs").read_text().split()
+        }
+    except (OSError, ValueError):
+        return False
+    owners = {uid for pid in members - ours for uid in _uids(str(pid))}
+    return bool(members) and owners <= {_uid_of(pid) for pid in ours}
+
+
+def _uid_of(pid: int) -> int:
+    return next(iter(_uids(str(pid))), -1)
