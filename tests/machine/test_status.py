@@ -11,9 +11,8 @@ import pytest
 from persist import ballast, ground, installed, reach
 from tests.machine import towns
 from tests.machine.towns import ADA, Town, town
-from town import btrfs, files, kernel, process, unitname
+from town import btrfs, files, kernel, process
 from town.spec import Btrfs
-from town.terminal import shell_word
 
 __all__ = ["town"]
 pytestmark = pytest.mark.root
@@ -99,23 +98,20 @@ def test_a_good_proof_whose_homes_are_not_mounted_yet_is_no_broken_one(
     assert "  note:  @agents is not mounted at " in out
 
 
-def test_the_mount_unit_is_started_where_one_of_that_name_is_installed(
+def test_the_unit_that_mounts_is_started_where_it_is_installed(
     town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ground, "UNITS", tmp_path)
     shutil.rmtree("/run/nuketown", ignore_errors=True)
     towns.undo(town.agents)
-    unit = unitname.mount(town.agents)
-    start = f"systemctl start {shell_word(unit)}"
-    (tmp_path / unit).touch()
-    assert _trouble(town)["next"] == start
-    check = tmp_path / "nuketown-rollback.service"
-    check.touch()
+    kernel.mount("tmpfs", str(town.agents), "tmpfs", kernel.MOUNT_NOSUID, "mode=0000")  # the cover, as at boot
+    start = "systemctl start nuketown-mount.service"
+    (tmp_path / "nuketown-mount.service").touch()
     assert _trouble(town)["next"] == f"systemctl restart nuketown-rollback.service && {start}"
     Path("/run/nuketown").mkdir()
     Path("/run/nuketown/device").symlink_to(town.device)
     assert _trouble(town)["next"] == start
-    (tmp_path / unit).rename(tmp_path / "other.mount")
+    (tmp_path / "nuketown-mount.service").rename(tmp_path / "other.service")
     assert _trouble(town)["next"].startswith("mount -t btrfs")
     shutil.rmtree("/run/nuketown")
 
