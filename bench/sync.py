@@ -316,16 +316,12 @@ def reboot(bench: Bench) -> None:
     OTHER.mkdir()
 
 
-def _delete(top: int, name: str) -> None:
-    with files.opened(files.open_beneath(top, name)) as directory:
-        for below in map(os.fsdecode, files.names(directory)):
-            with files.opened(files.enter(directory, below)) as fd:
-                nested = btrfs.is_subvolume(fd)
-            if nested:
-                btrfs.delete(directory, below)
-            else:
-                files.remove_tree(directory, below)
-    btrfs.delete(top, name)
+def _delete(directory: int, name: str) -> None:
+    """Delete a subvolume with those in it, which lie right below its own root."""
+    with files.opened(files.open_beneath(directory, name)) as fd:
+        for nested in btrfs.nested(fd):
+            _delete(fd, os.fsdecode(nested.path))
+    btrfs.delete(directory, name)
 
 
 def _restored(bench: Bench, peer: Peer | None) -> Took | None:

@@ -23,7 +23,7 @@ from identity.plan import KeyMismatch
 from identity.teller import Teller
 from identity.tenant import HomeFile, Keyring
 from identity.vault import Vault
-from town import again, cli, machine, sops, trust
+from town import again, cli, machine, sops, standing, trust
 from town import spec as specs
 from town.failure import Failure
 from town.spec import Agent, Spec
@@ -81,6 +81,8 @@ def _vault(spec: Spec, where: Places, lock: Lock) -> Vault:
 def _one(spec: Spec, agent: Agent, vault: Vault, lock: Lock, told: Teller) -> None:
     try:
         machine.refuse_conflicts(spec, (agent,))
+        if not told.dry:
+            standing.forget(standing.INSTALLED, agent.name)
         with nullcontext() if told.dry else alone(agent):
             _install(spec, agent, _delivery(spec, agent, vault, lock, told), told)
     except (sops.NoKey, sops.Tampered, sops.BadSopsFile):
@@ -111,6 +113,8 @@ def _install(spec: Spec, agent: Agent, delivery: Delivery, told: Teller) -> None
             _record(spec, agent, now)
     for piece in runtime.deliver(agent, delivery.secrets, dry=told.dry):
         told.piece(agent, piece)
+    if not told.dry and agent.name not in told.failed:
+        standing.note(standing.INSTALLED, agent.name)  # what lets the agent's account be opened
 
 
 def _record(spec: Spec, agent: Agent, now: dict[str, str]) -> None:

@@ -120,7 +120,7 @@ def _environment(spec: Spec, agent: Agent) -> Iterator[str]:
     yield f"Your home is {code(str(spec.home(agent)))}. It is emptied at every boot of the machine."
     if agent.persist:
         yield "\nWhat comes back, by its path in the home:\n"
-        yield from (f"- {code(str(entry.path))}: {_kept(entry)}" for entry in agent.persist)
+        yield from (f"- {code(str(entry.path))}: {_kept(entry)}{_copied(entry)}" for entry in agent.persist)
         yield "\nEverything else is gone after a reboot: put what matters there, or commit and push it."
     else:
         yield "\nNothing in it comes back: commit and push what matters."
@@ -137,6 +137,10 @@ def _kept(entry: Persist) -> str:
     if entry.class_ == "credential":
         return f"one living copy, kept {where[entry.via]}"
     return f"kept {where[entry.via]}"
+
+
+def _copied(entry: Persist) -> str:
+    return " as it was at the last sync or shutdown (one file, at most 16 MiB)" if entry.copied else ""
 
 
 def _sudo(spec: Spec) -> str:

@@ -19,6 +19,7 @@ class Teller:
     def __init__(self, dry: bool) -> None:
         self.dry = dry
         self._changed, self._status = False, DONE
+        self.failed: set[str] = set()  # names of agents
 
     def home(self, agent: Agent, piece: Piece, before: Mapping[str, str]) -> None:
         """A piece in a home; `before` are the digests of what was installed there last, by path."""
@@ -42,6 +43,7 @@ class Teller:
     def failure(self, agent: Agent, failure: Failure) -> None:
         """Something that could not be installed; the rest goes on."""
         self._status = worst((self._status, status_of(failure)))
+        self.failed.add(agent.name)
         cli.tell("identity", failure, agent.name)
 
     def end(self) -> int:

@@ -13,6 +13,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NoReturn
@@ -192,6 +193,9 @@ def _bound(home: int) -> bool:
 
     gpg's sockets need a path of at most 108 bytes whose parents the agent may search; agents_dir may be deeper.
     """
+    with suppress(OSError):  # the unit that this runs in has put it there already
+        if os.path.samestat(os.stat(_SHORT), os.fstat(home)):
+            return True
     flags = kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH | kernel.AT_RECURSIVE  # with what is bound inside it
     try:
         os.makedirs(_SHORT, exist_ok=True)

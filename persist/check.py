@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from persist import device, elsewhere, fstab, ground
+from persist import device, elsewhere, fstab, ground, startup
 from town import accounts, btrfs, cli, files, machine, trust
 from town.failure import ATTENTION, DONE, BadSpec, Failure, Problem, Unsafe
 from town.spec import Agent, Persist, Spec, load
@@ -30,7 +30,7 @@ def command(arguments: argparse.Namespace) -> int:
         if arguments.json:
             cli.put_json({"ok": False, "problems": _plain(bad.problems), "warnings": []})
         raise
-    warnings = (*_file(spec), *(_machine(spec) if arguments.machine else ()))
+    warnings = (*_file(spec), *startup.warnings(spec), *(_machine(spec) if arguments.machine else ()))
     noted = tuple(notes(spec))
     if arguments.json:
         agents = [{"name": agent.name, "uid": agent.uid, "gid": agent.gid} for agent in spec.agents]
@@ -50,9 +50,7 @@ def notes(spec: Spec) -> Iterator[Problem]:
     """What the spec says and this version only reads, and what a person may not expect of it."""
     town = spec.town
     if town.btrfs is None:
-        yield Problem("town.btrfs", "is left out: no home is wiped at boot")
-    if town.store is not None:
-        yield Problem("town.sync.every", "is read only: no timer is made yet, run persist sync by one of your own")
+        yield Problem("town.btrfs", "is left out: no boot rolls homes back, the first restore of each sets them aside")
     for agent in spec.agents:
         if agent.sudo:
             yield Problem(f"agents.{agent.name}.sudo", "goes into the agent's documents only: it gives no right")
@@ -83,8 +81,8 @@ def _declared(agent: Agent) -> str:
 
 
 def _entry(entry: Persist) -> str:
-    name = shown(str(entry.path))
-    return name if entry.class_ == "data" else f"{name} ({entry.class_})"
+    words = ", ".join((*([entry.class_] if entry.class_ != "data" else []), *(["a file"] if entry.copied else [])))
+    return f"{shown(str(entry.path))}{f' ({words})' if words else ''}"
 
 
 def _file(spec: Spec) -> Iterator[Problem]:

@@ -63,6 +63,13 @@ def parser() -> cli.Parser:
         default=0,
         help="where something is fetched, refuse a store whose newest generation is older",
     )
+    half = restore.add_mutually_exclusive_group()
+    half.add_argument("--local", action="store_true", help="only what needs no store: homes, binds, declared files")
+    half.add_argument("--fetch", action="store_true", help="only what the store has to give: nothing is mounted")
+    restore.add_argument("--retry", action="store_true", help="with --fetch: again, until the store answers")
+    restore.add_argument(
+        "--with-credentials", action="store_true", help="with --at: also logins and tokens as they were then"
+    )
     _limit(restore)
 
     sync = cli.verb(
@@ -125,6 +132,7 @@ def parser() -> cli.Parser:
     recall.add_argument("--dry-run", action="store_true", help="print what would be done")
     recall.add_argument("--exec", action="store_true", help="let programs in it run; without it the mount is noexec")
     _store(verbs)
+    _service(verbs)
     _machine(verbs)
     return top
 
@@ -198,6 +206,65 @@ def _store(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
 
 def _limit(verb: cli.Parser) -> None:
     verb.add_argument("--limit-rate", metavar="RATE", help="at most so many bytes a second, such as 10M")
+
+
+def _service(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
+    """What the boot service is made of, and what people need around it."""
+    release = cli.verb(
+        verbs, "release", cli.lazy("persist.release"),
+        says="take the binds of an agent away again, before its home is reset",
+        example="persist release ada --stop", agents="+",
+    )  # fmt: skip
+    release.add_argument("--stop", action="store_true", help="end the agent's processes first, else they are named")
+    release.add_argument("--dry-run", action="store_true", help="print what would be done")
+
+    adopt = cli.verb(
+        verbs, "adopt", cli.lazy("persist.adopt"),
+        says="move declared data that already lies in a home to where it is kept",
+        example="persist adopt ada --dry-run && persist adopt ada", agents="+",
+    )  # fmt: skip
+    adopt.add_argument("--dry-run", action="store_true", help="print what would be done")
+
+    chown = cli.verb(
+        verbs, "chown", cli.lazy("persist.chown"),
+        says="give an agent what lies here under an earlier uid of it",
+        example="persist chown ada --from 1100 --dry-run",
+    )  # fmt: skip
+    chown.add_argument("agent", metavar="AGENT")
+    chown.add_argument("--from", dest="before", metavar="UID", type=cli.count, help="the uid that it had")
+    chown.add_argument("--dry-run", action="store_true", help="print what would be done")
+
+    metrics = cli.verb(
+        verbs, "metrics", cli.lazy("persist.metrics"),
+        says="what `persist status` says, as a Prometheus textfile",
+        example="persist metrics /var/lib/prometheus/node-exporter/nuketown.prom",
+    )  # fmt: skip
+    metrics.add_argument("file", metavar="FILE", nargs="?", help="written whole; without it, to standard output")
+
+    sweep = cli.verb(
+        verbs, "sweep", cli.lazy("persist.sweep"),
+        says="take away what agents left outside their homes, before they start",
+        example="persist sweep --dry-run", agents="*",
+    )  # fmt: skip
+    sweep.add_argument("--dry-run", action="store_true", help="print what would be done")
+    sweep.add_argument("--json", action="store_true", help="the same as JSON")
+
+    account = cli.verb(
+        verbs, "account", cli.lazy("persist.account"),
+        says="which agents may log in; open or close one",
+        example="persist account\n  persist account open ada",
+    )  # fmt: skip
+    account.add_argument("do", nargs="?", choices=("list", "open", "close"), default="list")
+    account.add_argument("agent", metavar="AGENT", nargs="?")
+    account.add_argument("--force", action="store_true", help="open it whatever is missing, to repair it")
+    account.add_argument("--json", action="store_true", help="the same as JSON")
+
+    failed = cli.verb(
+        verbs, "failed", cli.lazy("persist.failed"),
+        says="what a unit that failed means, and what to type next",
+        example="persist failed nuketown-restore@ada.service",
+    )  # fmt: skip
+    failed.add_argument("unit", metavar="UNIT")
 
 
 def _machine(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:

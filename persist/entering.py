@@ -26,7 +26,7 @@ def maybe_home(spec: Spec, agent: Agent, ground: Ground) -> Iterator[int | None]
     """The agent's home, open, or None. Raises when it is no directory of the agent's."""
     with maybe(ground.agents, agent.name, spec.home(agent)) as fd:
         if fd is not None and (owner := os.fstat(fd).st_uid) != agent.uid:
-            raise wrong_owner(spec.home(agent), owner, agent.uid)
+            raise wrong_owner(spec.home(agent), owner, agent.uid, agent.name)
         yield fd
 
 
@@ -54,7 +54,7 @@ def source(spec: Spec, agent: Agent, entry: Persist, persisted: int) -> Iterator
 
     Its parents are root's, so the agent cannot put another in its place. Raises Unsafe or WrongOwner.
     """
-    above = places.persisted(spec, agent)
+    above = places.above(spec, agent, entry)
     with down(persisted, entry.path.parent, above, check=refuse_others) as parent:
         if parent is None:
             yield None
@@ -62,7 +62,7 @@ def source(spec: Spec, agent: Agent, entry: Persist, persisted: int) -> Iterator
         path = above / entry.path
         with maybe(parent, path.name, path) as fd:
             if fd is not None and (owner := os.fstat(fd).st_uid) not in (agent.uid, 0):
-                raise wrong_owner(path, owner, agent.uid)
+                raise wrong_owner(path, owner, agent.uid, agent.name)
             yield fd
 
 
@@ -111,4 +111,7 @@ def in_the_way(path: Path, error: OSError | Unsafe) -> Failure:
         return InTheWay(
             f"{name} is a file where a directory belongs", hint=f"mv {shell_word(str(path))} to another name"
         )
-    return InTheWay(f"{name} cannot be opened: {error.strerror}")
+    word, hint = shell_word(str(path)), ""
+    if error.errno == errno.EROFS:
+        hint = f"findmnt -T {word} says whether its disk is; where the subvolume is: btrfs property set {word} ro false"
+    return InTheWay(f"{name} cannot be opened: {error.strerror}", hint=hint)

@@ -55,7 +55,7 @@ def command(arguments: argparse.Namespace) -> int:
     """Give what was asked for; into a directory all of it, or what came before the first failure."""
     town = spec.load(cli.spec_file(arguments))
     agent, at = _state(town, arguments.what)
-    paths, rate = [_path(text) for text in arguments.paths], cli.rate(arguments.limit_rate)
+    paths, rate = [_file(agent, _path(text)) for text in arguments.paths], cli.rate(arguments.limit_rate)
     if arguments.to is None and len(paths) > 1:
         raise WrongUsage("only one file goes to standard output", hint="with --to DIR all of them go into a directory")
     ground.require_root("get")
@@ -94,6 +94,11 @@ def _path(text: str) -> PurePosixPath:
     if not path.parts:
         raise WrongUsage(f"{shown(text)} is no path in a home", hint="give it relative to the home: projects/notes.md")
     return path
+
+
+def _file(agent: Agent, path: PurePosixPath) -> PurePosixPath:
+    """A declared file lies in a directory of its own name (docs/formats/store.md)."""
+    return path / path.name if any(entry.copied and entry.path == path for entry in agent.persist) else path
 
 
 def _found(held: Held, agent: Agent, path: PurePosixPath) -> Wanted:

@@ -6,8 +6,8 @@ Both are paths that only root may change; what lies below them is reached from t
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from town import again, btrfs, files, mounts
 from town.failure import Failure, Unsafe
@@ -16,6 +16,7 @@ from town.terminal import shell_word, shown
 
 OTHERS_WRITE = 0o022
 UNITS = Path("/etc/systemd/system")  # where a machine's own units are
+MOUNT_UNIT = "nuketown-mount.service"
 
 
 class NotRoot(Failure):
@@ -30,8 +31,7 @@ class WrongOwner(Failure):
     """Something belongs to a uid that has no business there; root does not give it away unasked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ground:
+class Ground(NamedTuple):
     """agents_dir and persist_dir, open; `persist` is None on a host without persist_dir."""
 
     agents: int
@@ -68,13 +68,11 @@ def require_root(verb: str, why: str = "it looks into homes of other users") -> 
         raise NotRoot(f"persist {verb} needs root: {why}", hint=again.as_root("persist", verb))
 
 
-def wrong_owner(path: Path, found: int, expected: int) -> WrongOwner:
+def wrong_owner(path: Path, found: int, expected: int, agent: str) -> WrongOwner:
     """The failure that says whose `path` is and whose it should be."""
-    name = shell_word(os.fspath(path))
     return WrongOwner(
         f"{shown(os.fspath(path))} belongs to uid {found}, expected uid {expected}",
-        hint=f"look whose it is; if uid {found} was this agent's before: "
-        f"chown -hR --from={found} {expected}:{expected} {name}",
+        hint=f"look whose it is; if uid {found} was this agent's before: persist chown {agent} --from {found}",
     )
 
 
@@ -118,32 +116,33 @@ def refuse_wrong_mount(spec: Spec, fd: int) -> None:
 
 
 def is_mount_point(fd: int, path: Path) -> bool:
-    """Whether the directory that `fd` has open at `path` is the root of a mount there."""
-    return mounts.of(fd).target == os.fsencode(os.path.realpath(path))
+    """Whether the directory that `fd` has open at `path` is the root of a mount there; the cover is none."""
+    here = mounts.of(fd)
+    return here.target == os.fsencode(os.path.realpath(path)) and not is_cover(here)
+
+
+def is_cover(mount: mounts.Mount) -> bool:
+    """Whether a mount is what lies at agents_dir while no homes do: an empty tmpfs that nobody may enter."""
+    return mount.kind == "tmpfs" and "mode=000" in mount.super_options
 
 
 def mounting(spec: Spec, *, afresh: bool = False) -> str:
-    """The command that mounts the subvolume of [town.btrfs] at agents_dir: through the unit where there is one.
+    """The command that mounts the subvolume of [town.btrfs] at agents_dir: through its unit where that is installed.
 
     `afresh`: after a rollback, whose proof the check has to take first; it may still be active from an earlier one.
     """
     assert spec.town.btrfs is not None
-    if unit := _mount_unit(spec.town.agents_dir):
+    if os.path.exists(UNITS / MOUNT_UNIT):
         taken = os.path.lexists("/run/nuketown/device") and not afresh
-        ours = os.path.exists(UNITS / "nuketown-rollback.service")
-        check = "" if taken or not ours else "systemctl restart nuketown-rollback.service && "
-        return f"{check}systemctl start {shell_word(unit)}"
+        check = "" if taken else "systemctl restart nuketown-rollback.service && "
+        return f"{check}systemctl start {MOUNT_UNIT}"
     options = shell_word(f"subvol={spec.town.btrfs.subvolume},nosuid,nodev,noatime")
     device, path = shell_word(spec.town.btrfs.device), shell_word(os.fspath(spec.town.agents_dir))
     return f"mount -t btrfs -o {options} {device} {path}"
 
 
-def _mount_unit(path: Path) -> str:
-    """The unit of this machine that mounts something at `path`; empty when there is none of that very name."""
-    from town import unitname
-
-    try:
-        name = unitname.mount(path)
-    except unitname.NameTooLong:
-        return ""
-    return name if os.path.exists(UNITS / name) else ""
+def unmounting(path: Path) -> str:
+    """The command that unmounts what is mounted at agents_dir, with all below it."""
+    if os.path.exists(UNITS / MOUNT_UNIT):
+        return f"systemctl stop {MOUNT_UNIT}"
+    return f"umount -R {shell_word(os.fspath(path))}"

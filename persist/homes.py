@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from persist import device, ground, places
+from persist import device, ground, outgoing, places
 from town import btrfs, cli, files, spec
 from town.failure import DONE, Unsafe
 from town.spec import Spec
@@ -41,44 +41,55 @@ def command(arguments: argparse.Namespace) -> int:
     town = spec.load(cli.spec_file(arguments))
     named = {agent.name.encode() for agent in town.chosen(arguments.agents)} if arguments.agents else None
     ground.require_root("homes")
-    if town.town.btrfs is None:
-        say("this town has no [town.btrfs]: no home is kept")
-        found: list[Old] = []
-    else:
-        with device.top(town) as top:
-            found = [old for old in kept(town, top) if named is None or old.agent in named]
-            others = 0 if found else _entries(town, top)
-        if not found:
-            whose = "" if named is None else f" of {', '.join(arguments.agents)}"
-            say(f"no old homes{whose}: {_why(others, town, 'of these agents' if whose else '')}")
+    with _old_homes(town) as (where, old):
+        there = [] if old is None else kept_in(old)
+        found = [home for home in there if named is None or home.agent.partition(b".")[0] in named]
+        others = 0 if old is None else len(_keys(old))
+    if not found:
+        whose = "" if named is None else f" of {', '.join(arguments.agents)}"
+        say(f"no old homes{whose}: {_why(others, where, 'of these agents' if whose else '')}")
     cli.put_json({"homes": list(map(_json, found))}) if arguments.json else _put_text(found)
     return DONE
 
 
-def _why(others: int, town: Spec, whose: str) -> str:
+@contextmanager
+def _old_homes(town: Spec) -> Iterator[tuple[str, int | None]]:
+    """What holds old homes, open, and its name: @agents-old, or `.old` in agents_dir where nothing rolls back."""
+    if town.town.btrfs is None:
+        with ground.agents_dir(town) as agents, outgoing.opened(town, agents) as old:
+            yield outgoing.DIRECTORY, old
+    else:
+        with device.top(town) as top, directory(town, top) as old:
+            yield town.town.btrfs.old, old
+
+
+def _why(others: int, where: str, whose: str) -> str:
     """Why there is nothing to list: nothing was set aside, or what was holds no home."""
-    assert town.town.btrfs is not None
     if others == 0:
-        return "a rollback sets them aside"
+        return (
+            "a rollback sets them aside"
+            if where != outgoing.DIRECTORY
+            else "the first restore of a boot sets them aside"
+        )
     entries = "1 entry" if others == 1 else f"{others:,} entries"
-    return f"{entries} of {shown(town.town.btrfs.old)} hold{'s' if others == 1 else ''} no home {whose}".rstrip()
+    return f"{entries} of {shown(where)} hold{'s' if others == 1 else ''} no home {whose}".rstrip()
 
 
 def kept(town: Spec, top: int) -> list[Old]:
     """Every home under @agents-old, by agent and then oldest first. `top` is the open top level."""
     with directory(town, top) as old:
-        found = [] if old is None else [home for key in _keys(old) for home in _of_key(old, key)]
+        return [] if old is None else kept_in(old)
+
+
+def kept_in(old: int) -> list[Old]:
+    """Every home below an open directory of old homes, by agent and then oldest first."""
+    found = [home for key in _keys(old) for home in _of_key(old, key)]
     return sorted(found, key=lambda home: (home.agent, home.key))
 
 
 def _keys(old: int) -> list[bytes]:
     """What was set aside and is not being deleted: an entry for each rollback."""
     return [key for key in files.names(old) if not key.startswith(places.DELETING)]
-
-
-def _entries(town: Spec, top: int) -> int:
-    with directory(town, top) as old:
-        return 0 if old is None else len(_keys(old))
 
 
 @contextmanager
@@ -117,6 +128,8 @@ def _directory(above: int, name: bytes) -> int | None:
 def _old(agent: bytes, key: bytes, home: int) -> Old:
     time, boot = parsed_key(key)
     subvolume = btrfs.is_subvolume(home)
+    if not btrfs.is_btrfs(home):
+        return Old(agent, key, time, boot, subvolume, ())
     return Old(agent, key, time, boot, subvolume, tuple(_nested(agent, home, subvolume=subvolume)))
 
 

@@ -48,7 +48,8 @@ def lost(town: Spec, agents: tuple[Agent, ...], *, as_json: bool = False) -> int
 
 def look(agent: Agent, home: int, tree: Tree) -> Iterator[Entry]:
     """Walk an open home into `tree`; yields the entries that a reboot takes and that a path can name."""
-    left_to_store = {bytes(entry.path) for entry in agent.persist if not entry.bound}
+    left_to_store = {bytes(entry.path) for entry in agent.persist if not entry.apart}
+    copied = {bytes(entry.path) for entry in agent.persist if entry.copied}
     deepest = max((len(entry.path.parts) for entry in agent.persist), default=0)
 
     def enter(directory: Directory, name: bytes) -> bool:
@@ -59,6 +60,8 @@ def look(agent: Agent, home: int, tree: Tree) -> Iterator[Entry]:
         for event in walk(home, enter, tree.mounted):
             if isinstance(event, Directory):
                 tree.enter(event)
+            elif copied and event.directory.depth < deepest and event.directory.path(event.name) in copied:
+                continue  # the next sync copies it out
             elif tree.add(event):
                 yield event
     except (Failure, OSError) as error:  # what was counted so far is still told, and the next agent is looked at

@@ -15,5 +15,16 @@ def persisted(spec: Spec, agent: Agent) -> Path:
 
 
 def source(spec: Spec, agent: Agent, entry: Persist) -> Path:
-    """Where the data of a declared path lies: under persist_dir when it is bound, else in the home itself."""
-    return (persisted(spec, agent) if entry.bound else spec.home(agent)) / entry.path
+    """Where the data of a declared path lies: what `above` says, and its path."""
+    return above(spec, agent, entry) / entry.path
+
+
+def above(spec: Spec, agent: Agent, entry: Persist) -> Path:
+    """What a declared path is relative to where its data lies: the home, or a directory of root's.
+
+    That is the agent's under persist_dir for what is bound, and for what is kept of a file; of a file on a host without
+    persist_dir it is one of the state directory.
+    """
+    if entry.copied and spec.town.persist_dir is None:
+        return spec.state_dir / "files" / agent.name
+    return persisted(spec, agent) if entry.apart else spec.home(agent)

@@ -10,15 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from persist.ground import is_mount_point, mounting, refuse_others
-from town import btrfs, files, mounts
+from persist.ground import is_cover, is_mount_point, mounting, refuse_others, unmounting
+from town import bootid, btrfs, files, mounts
 from town.failure import ATTENTION, BROKEN, Failure, Unsafe
 from town.spec import Spec
-from town.terminal import shell_word, shown
+from town.terminal import shown
 
 PROOF = Path("/run/nuketown/rollback")  # beside it: rollback.failed says why there is none, rollback.used who took it
 VERSION = "1"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LIMIT = 64 << 10
 
 
@@ -119,8 +118,8 @@ def refuse(trouble: Trouble | None) -> None:
 def again(spec: Spec) -> str:
     """The commands that give this boot a blank @agents and its proof."""
     path = spec.town.agents_dir
-    mounted = mounts.at(Path(os.path.realpath(path))) is not None
-    first = f"umount -R {shell_word(os.fspath(path))}; " if mounted else ""
+    mounted = mounts.at(Path(os.path.realpath(path)))
+    first = "" if mounted is None or is_cover(mounted) else f"{unmounting(path)}; "
     return (
         f"reboot, or stop the agents, then: {first}persist rollback && {mounting(spec, afresh=True)} && persist restore"
     )
@@ -194,8 +193,8 @@ def _said(facts: dict[str, list[str]], key: str) -> str:
 def boot_id() -> str:
     """This boot's id, as the kernel prints it, safe to print."""
     try:
-        return shown(files.read_bounded(_BOOT_ID, _LIMIT).decode().strip())
-    except (files.Unreadable, UnicodeDecodeError) as error:
+        return shown(bootid.text())
+    except files.Unreadable as error:
         return f"unknown ({error})"
 
 

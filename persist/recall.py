@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 
-from persist import device, ground, homes
+from persist import device, ground, homes, nested
 from persist.homes import Old
-from town import acl, btrfs, cli, files, kernel, mounts, spec, trust
+from town import acl, btrfs, cli, files, kernel, mounts, spec, subvolumes, trust
 from town.acl import Writer
 from town.failure import DONE, Failure, Unsafe, WrongUsage
 from town.spec import Spec
@@ -123,13 +123,15 @@ def _copied(town: Spec, top: int, agents: int, old: Old) -> Iterator[int]:
         name = f"{os.fsdecode(old.agent + b'@' + old.key)[:120]}-{secrets.token_hex(6)}"
         with files.opened(btrfs.snapshot(origin, place, name, read_only=False)) as copy:
             try:
+                if left := nested.fill(origin, copy):
+                    say(f"note: {left:,} nested subvolumes, with what lies in them, are not in the copy")
                 with files.opened(os.dup(copy) if inside is None else files.enter(copy, inside)) as home:
                     # The copy is a person's: its old owner, who may be running, does not get back what a boot took.
                     os.fchown(home, 0, 0)
                     os.fchmod(home, 0o700)
                     yield home
             except BaseException:
-                btrfs.delete(place, name)
+                subvolumes.remove(place, name)
                 raise
 
 
@@ -215,10 +217,6 @@ def _is_not_root(writer: Writer) -> bool:
 def _tell(old: Old, place: Path, *, run: bool) -> None:
     where = shell_word(str(place))
     say(f"{old.name} is at {where}: a writable copy, gone after the next boot; the old home stays as it is")
-    if old.nested:
-        paths = ", ".join(shown(path) for path in old.nested[:20])
-        more = f" and {len(old.nested) - 20} more" if len(old.nested) > 20 else ""
-        say(f"note: nested subvolumes are not in the copy: {paths}{more}")
     noexec = "" if run else "; the mount is noexec, which stops programs but no script that an interpreter is given"
     say(f"careful: an agent wrote this, and git, editors and shells run what lies in it{noexec}")
     say(f"when done: umount {where}")

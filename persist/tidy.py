@@ -35,6 +35,10 @@ def command(arguments: argparse.Namespace) -> int:
     ground.require_root("tidy", "it deletes old homes")
     trust.refuse(town)
     now = datetime.fromtimestamp(time.time(), UTC)
+    if town.town.btrfs is None:
+        from persist import outgone
+
+        return outgone.tidy(town, now, dry_run=arguments.dry_run, as_json=arguments.json)
     if arguments.dry_run:
         with device.top(town) as top:
             return tell_plan(top, _names(town), now, json=arguments.json)

@@ -5,9 +5,10 @@ component that is swapped for a symlink at any moment is an error (Unsafe), neve
 """
 
 import errno
+import fcntl
 import os
-import secrets
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -19,6 +20,7 @@ from town.terminal import shown
 
 BENEATH = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
 _BATCH, _AT_ONCE = 1000, 32  # names read at a time, and directories held of each level, where memory is bounded
+_GET_VERSION = 0x80087601  # FS_IOC_GETVERSION, include/uapi/linux/fs.h
 _ATTEMPTS = 1000  # under a lasting race; each takes microseconds
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -96,22 +98,31 @@ def write_beneath(
     A symlink that stands at `name` is replaced, not followed. A directory there is an error.
     """
     assert "/" not in name
-    beside = f".{name[:48]}.{secrets.token_hex(6)}.new"
+    beside = f".{name[:48]}.{os.urandom(6).hex()}.new"
     # 0600 and the right owner before the first byte: no reader gets in between.
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with opened(fd):
+        with opened(os.open(beside, flags, 0o600, dir_fd=directory)) as fd:
             write_all(fd, data)
             if owner is not None:
                 os.fchown(fd, *owner)
             os.fchmod(fd, mode)
             os.fsync(fd)
         os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):  # what went wrong before is what the caller wants to hear of
             os.unlink(beside, dir_fd=directory)
+        if isinstance(error, OSError):
+            error.filename = _named(directory, name)  # nobody knows the name beside it
         raise
     os.fsync(directory)
+
+
+def _named(directory: int, name: str) -> str:
+    """The path of `name` in an open directory, as the kernel knows it now: for a message, never to open it."""
+    with suppress(OSError):
+        return os.path.join(os.readlink(f"/proc/self/fd/{directory}"), name)
+    return name
 
 
 def open_dir(path: str | os.PathLike[str]) -> int:
@@ -203,7 +214,7 @@ def _make_dir(directory: int, name: str, mode: int, owner: tuple[int, int]) -> i
         pass
     # Made under a hidden name, given away, then shown: nobody sees it with the wrong owner, and a crash leaves only
     # an empty directory that the next run does not mind.
-    beside = f".{name[:48]}.{secrets.token_hex(6)}.new"
+    beside = f".{name[:48]}.{os.urandom(6).hex()}.new"
     os.mkdir(beside, 0o700, dir_fd=directory)
     fd = open_beneath(directory, beside)
     try:
@@ -316,6 +327,16 @@ def _enter(directory: int, name: bytes, device: int) -> int:
         os.close(fd)
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), os.fsdecode(name))
     return fd
+
+
+def generation(fd: int) -> int:
+    """When an inode was made, as far as the filesystem says: its number may be given again. 0 where it does not say."""
+    number = bytearray(8)
+    try:
+        fcntl.ioctl(fd, _GET_VERSION, number)
+    except OSError:  # a filesystem without it
+        return 0
+    return int.from_bytes(number, sys.byteorder)
 
 
 def scan(fd: int) -> Iterator[os.DirEntry[str]]:

@@ -1,17 +1,17 @@
 """What an agent declares: [agents.NAME] persist, and where each path is kept."""
 
 import os
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import cast
+from typing import NamedTuple, cast
 
 from town import grammar, presets
 from town.grammar import PATH_MAX, Wrong, quoted
-from town.spec import Class, Persist, Town, Via
+from town.spec import Class, Persist, Town, Type, Via
 from town.table import Noted, Place, Table, attempt, flag, indexed, kind, one_of, text
 
 VIAS = ("bind", "store", "both")
 CLASSES = ("data", "cache", "credential")
+TYPES = ("directory", "file")
 # Private keys that `identity install` puts into each home from the secrets file, gpg's where gpg-agent keeps them. They
 # never go to the store, also where a declared directory holds them; everything below one is meant too.
 KEYS = tuple(map(PurePosixPath, (".ssh/id_ed25519", ".gnupg/private-keys-v1.d")))
@@ -19,8 +19,7 @@ KEYS = tuple(map(PurePosixPath, (".ssh/id_ed25519", ".gnupg/private-keys-v1.d"))
 OWNED = (*map(PurePosixPath, (".nuketown", ".config/nuketown", ".ssh/id_ed25519.pub")), *KEYS)
 
 
-@dataclass(frozen=True, slots=True)
-class _Offer:
+class _Offer(NamedTuple):
     """What the town has for the data of one agent; `room`: the bytes that are left for a path in it."""
 
     store: bool
@@ -48,7 +47,7 @@ def persist(value: object, place: Place, name: str, town: Town) -> tuple[Persist
 
 def _entry(value: object, place: Place, offer: _Offer) -> Persist:
     if isinstance(value, str):
-        return Persist(_path(value, offer), _via(None, "data", offer))
+        return Persist(_path(value, offer), _via(None, "data", offer, upload=False))
     if not isinstance(value, dict):
         raise Wrong(f"is {kind(value)}, neither a string nor a table", 'write "projects" or { path = "projects" }')
     before = len(place.problems)
@@ -58,10 +57,27 @@ def _entry(value: object, place: Place, offer: _Offer) -> Persist:
         wanted = cast(Via | None, table.take("via", text(one_of(VIAS), '"both"'), None))
         preset = table.take("preset", text(_preset, '"claude-code"'), None)
         required = table.take("required", flag, True)
-    via = attempt(lambda *_: _via(wanted, class_, offer), None, place.key("via") if wanted else place, None)
+        upload = table.take("upload", flag, False)
+        type_ = cast(Type, table.take("type", text(one_of(TYPES), '"file"'), "directory"))
+    if type_ == "file" and preset is not None:
+        place.key("preset").wrong("says what lies in a directory, and this is a file", "leave the preset out")
+    if upload:
+        attempt(lambda *_: _refuse_upload(class_, preset), None, place.key("upload"), None)
+    via = attempt(
+        lambda *_: _via(wanted, class_, offer, upload=upload), None, place.key("via") if wanted else place, None
+    )
     if path is None or via is None or len(place.problems) > before:
         raise Noted
-    return Persist(path, via, class_, preset, required)
+    return Persist(path, via, class_, preset, required, type_, upload)
+
+
+def _refuse_upload(class_: Class, preset: str | None) -> None:
+    """`upload` is of credentials: it says nothing where there are none."""
+    if class_ == "cache":
+        raise Wrong("is true for a cache, which never goes to the store", "leave upload out")
+    if class_ == "data" and not (preset is not None and presets.preset(preset).credential):
+        cure = 'leave it out: data goes to the store anyway; for a secret of its own write class = "credential" too'
+        raise Wrong("is true where nothing is a credential", cure)
 
 
 def _path(found: str, offer: _Offer) -> PurePosixPath:
@@ -85,11 +101,15 @@ def _preset(found: str) -> str:
     return one_of(presets.names())(found)
 
 
-def _via(wanted: Via | None, class_: Class, offer: _Offer) -> Via:
+def _via(wanted: Via | None, class_: Class, offer: _Offer, *, upload: bool) -> Via:
     """How a path is kept. Raises Wrong where the town does not have what that takes."""
-    if class_ != "data":
+    if upload and class_ != "cache" and (wanted == "bind" or not offer.store):
+        lacking = 'via = "bind" never sends' if wanted == "bind" else "the town has none"
+        raise Wrong(f"upload = true sends to the store, and {lacking}", "leave upload out")
+    if class_ == "cache" or (class_ == "credential" and not upload):
         if wanted in ("store", "both"):
-            raise Wrong(f'"{wanted}" sends to the store, where the class {class_} never goes', "leave via out")
+            never = "never goes" if class_ == "cache" else "never goes without upload = true"
+            raise Wrong(f'"{wanted}" sends to the store, where the class {class_} {never}', "leave via out")
         if not offer.binds:
             cure = "leave the entry out, or give the town a persist_dir"
             raise Wrong(f"the class {class_} is kept on this machine, and the town has no persist_dir", cure)

@@ -1,10 +1,8 @@
 """What well-known programs keep where: data (`presets.toml`), read as frozen values."""
 
-import tomllib
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from town.failure import WrongUsage
 from town.terminal import shown
@@ -12,8 +10,7 @@ from town.terminal import shown
 Part = Literal["data", "cache", "credential", "regenerated"]
 
 
-@dataclass(frozen=True, slots=True)
-class Preset:
+class Preset(NamedTuple):
     """A program's directory. Paths in it are relative to the directory; `path` is where it usually is in a home."""
 
     name: str
@@ -56,6 +53,8 @@ def preset(name: str) -> Preset:
 
 @cache
 def _all() -> dict[str, Preset]:
+    import tomllib
+
     tree = tomllib.loads(Path(__file__).with_name("presets.toml").read_text(encoding="utf-8"))
     return {name: _preset(name, table) for name, table in tree.items()}
 

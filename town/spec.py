@@ -6,9 +6,8 @@ again. What a key means and its default: docs/formats/spec.md.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from town.failure import WrongUsage
 from town.process import Person
@@ -16,12 +15,12 @@ from town.terminal import shown
 
 Via = Literal["bind", "store", "both"]
 Class = Literal["data", "cache", "credential"]
+Type = Literal["directory", "file"]
 Signing = Literal["gpg", "ssh", "none"]
 WAIT = "30s"  # how long a boot waits for a disk, unless the spec says otherwise
 
 
-@dataclass(frozen=True, slots=True)
-class Human:
+class Human(NamedTuple):
     """The person whose machine this is."""
 
     user: str
@@ -29,8 +28,7 @@ class Human:
     email: str
 
 
-@dataclass(frozen=True, slots=True)
-class Recipients:
+class Recipients(NamedTuple):
     """Who can open the secrets: age1…, ssh-ed25519 … or an OpenPGP fingerprint (upper-case hex), at least one human."""
 
     humans: tuple[str, ...]
@@ -42,16 +40,14 @@ class Recipients:
         return tuple(dict.fromkeys([*self.humans, *(recipient for _, recipient in self.hosts)]))
 
 
-@dataclass(frozen=True, slots=True)
-class HostKey:
+class HostKey(NamedTuple):
     """Private keys that open secrets on this machine: the first file that exists is used."""
 
     age: Path = Path("/var/lib/nuketown/age.key")
     ssh: Path = Path("/etc/ssh/ssh_host_ed25519_key")
 
 
-@dataclass(frozen=True, slots=True)
-class KeepHomes:
+class KeepHomes(NamedTuple):
     """Which homes that were set aside stay: newest `homes`, younger than `days`, while `free` is left on the disk."""
 
     homes: int = 5
@@ -59,8 +55,7 @@ class KeepHomes:
     free: str = "10%"  # a percentage, or a size such as 20G
 
 
-@dataclass(frozen=True, slots=True)
-class Btrfs:
+class Btrfs(NamedTuple):
     """Where @agents lives. `device` as mount(8) takes it: `UUID=…`, `LABEL=…` or an absolute path."""
 
     device: str
@@ -94,8 +89,7 @@ class Btrfs:
         return f"{self.subvolume}-ballast"
 
 
-@dataclass(frozen=True, slots=True)
-class KeepSnapshots:
+class KeepSnapshots(NamedTuple):
     """Which store snapshots `prune` leaves."""
 
     last: int = 48
@@ -106,16 +100,14 @@ class KeepSnapshots:
     yearly: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Sync:
+class Sync(NamedTuple):
     """How often declared data goes to the store, and how long its history stays."""
 
     every: str = "15min"  # as systemd.time(7) writes a time span
     keep: KeepSnapshots = KeepSnapshots()
 
 
-@dataclass(frozen=True, slots=True)
-class Persist:
+class Persist(NamedTuple):
     """One declared path. `path` is relative to the home, normal, and overlaps no other."""
 
     path: PurePosixPath
@@ -123,20 +115,32 @@ class Persist:
     class_: Class = "data"
     preset: str | None = None
     required: bool = True
+    type: Type = "directory"
+    upload: bool = False  # whether what is a credential here may go to the store
+
+    @property
+    def copied(self) -> bool:
+        """Whether it is a file: that is copied into the home and out of it, never bound."""
+        return self.type == "file"
 
     @property
     def bound(self) -> bool:
-        """Whether the data lies under persist_dir and is bound into the home."""
-        return self.via in ("bind", "both")
+        """Whether it is a directory that lies under persist_dir and is bound into the home."""
+        return self.via in ("bind", "both") and not self.copied
+
+    @property
+    def apart(self) -> bool:
+        """Whether its data lies below a directory of root's, and not in the home."""
+        return self.bound or self.copied
 
     @property
     def synced(self) -> bool:
-        """Whether the data goes to the store."""
-        return self.via in ("store", "both")
+        """Whether it goes to the store: caches never do, credentials where the spec says so."""
+        sent = self.class_ == "data" or (self.class_ == "credential" and self.upload)
+        return sent and self.via in ("store", "both")
 
 
-@dataclass(frozen=True, slots=True)
-class Git:
+class Git(NamedTuple):
     """The name that commits carry, and how they are signed."""
 
     name: str
@@ -144,8 +148,7 @@ class Git:
     signing: Signing = "gpg"
 
 
-@dataclass(frozen=True, slots=True)
-class Secrets:
+class Secrets(NamedTuple):
     """Where the agent's secrets lie in the SOPS file, as `key/key` paths; `gpg_key` is None when it has none."""
 
     ssh_key: str
@@ -154,8 +157,7 @@ class Secrets:
     env: tuple[tuple[str, str], ...] = ()  # (variable, name in `extra`)
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(NamedTuple):
     """One udev match that gives the agent access."""
 
     subsystem: str
@@ -165,8 +167,7 @@ class Device:
     group: str = "plugdev"
 
 
-@dataclass(frozen=True, slots=True)
-class Prompts:
+class Prompts(NamedTuple):
     """Which runtimes get documents, and what they say beyond the identity."""
 
     runtimes: tuple[str, ...]
@@ -182,8 +183,7 @@ class Prompts:
         return tree
 
 
-@dataclass(frozen=True, slots=True)
-class Agent:
+class Agent(NamedTuple):
     """One agent: a Unix user that may not be in /etc/passwd yet."""
 
     name: str
@@ -204,8 +204,7 @@ class Agent:
         return Person(self.uid, self.gid)
 
 
-@dataclass(frozen=True, slots=True)
-class Town:
+class Town(NamedTuple):
     """What all agents of a machine share."""
 
     domain: str
@@ -221,15 +220,24 @@ class Town:
     btrfs: Btrfs | None
     sync: Sync
     machine: str | None = None  # 32 hex digits; None: an id that each machine makes for itself
+    keep: KeepHomes = KeepHomes()  # of homes that a restore sets aside, where there is no [town.btrfs]
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(NamedTuple):
     """One town. `file` is where it was read from and no part of its value."""
 
     town: Town
     agents: tuple[Agent, ...]
-    file: Path = field(default=Path("town.toml"), compare=False)
+    file: Path = Path("town.toml")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spec) and self[:2] == other[:2]
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self[:2])
 
     def agent(self, name: str) -> Agent:
         """The agent of that name. Raises WrongUsage that names the nearest one."""

@@ -6,24 +6,27 @@ handle opens that directory. Needs CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH. Source
 struct btrfs_fid in fs/btrfs/export.h of Linux, open_by_handle_at(2).
 """
 
+import errno
 import fcntl
 import os
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
 
-from town import btrfs, kernel
-from town.btrfs import FIRST_INODE, ROOT_BACKREF, ROOT_REF, ROOT_TREE
+from town import btrfs, files, kernel
+from town.btrfs import EMPTY_INODE, FIRST_INODE, ROOT_BACKREF, ROOT_REF, ROOT_TREE
 from town.files import DIRECTORY
 
 _SNAP_DESTROY = 0x5000940F
 _INODE_ITEM = 1
+_UUID_TREE, _UUID_KEY = 9, 251  # BTRFS_UUID_TREE_OBJECTID, BTRFS_UUID_KEY_SUBVOL
 _ORPHANS, _ORPHAN_ITEM = (1 << 64) - 5, 48  # BTRFS_ORPHAN_OBJECTID
 _HANDLE_KIND, _HANDLE_SIZE = 0x4D, 20  # FILEID_BTRFS_WITHOUT_PARENT: inode, tree, generation
 _HANDLE = struct.Struct("=IiQQI")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a subvolume hangs: in which subvolume, in which directory of it (an inode), under which name."""
 
     parent: int
@@ -44,17 +47,48 @@ def inside(fd: int, number: int) -> int | None:
     return next((key.offset for key, _ in btrfs.search(fd, ROOT_TREE, (number, ROOT_REF), items=1)), None)
 
 
+def within(fd: int, number: int) -> Iterator[tuple[int, Place]]:
+    """The subvolumes right inside the subvolume `number`: their numbers, and where each hangs. Raises OSError."""
+    for key, item in btrfs.search(fd, ROOT_TREE, (number, ROOT_REF)):
+        directory, _, length = struct.unpack_from("=QQH", item)  # struct btrfs_root_ref
+        yield key.offset, Place(number, directory, item[18 : 18 + length])
+
+
+def by_uuid(fd: int, uuid: bytes) -> int | None:
+    """The number of the subvolume of that UUID; None when there is none (any more). Raises OSError."""
+    first, second = struct.unpack("=QQ", uuid)
+    for key, item in btrfs.search(fd, _UUID_TREE, (first, _UUID_KEY)):
+        if key.offset == second:
+            return int(struct.unpack_from("=Q", item)[0])
+    return None
+
+
 def opened_inode(mount: int, subvolume: int, inode: int) -> int:
     """A directory by its numbers, through the mount that `mount` lies in. Raises OSError: ESTALE when it is gone.
 
     The kernel finds the way up from it, not down to it: no name and no length of a path plays a part.
     """
-    return kernel.open_by_handle_at(mount, handle(subvolume, inode), DIRECTORY & ~os.O_NOFOLLOW)
+    flags = DIRECTORY & ~os.O_NOFOLLOW
+    try:
+        return kernel.open_by_handle_at(mount, handle(subvolume, inode), flags)
+    except OSError as error:
+        # Linux before 6.2 compares the generation in any case (btrfs_get_dentry in fs/btrfs/export.c).
+        if error.errno != errno.ESTALE or (generation := _generation(mount, subvolume, inode)) is None:
+            raise
+    return kernel.open_by_handle_at(mount, handle(subvolume, inode, generation), flags)
 
 
-def handle(subvolume: int, inode: int) -> bytes:
-    """The struct file_handle of an inode, whichever generation it has."""
-    return _HANDLE.pack(_HANDLE_SIZE, _HANDLE_KIND, inode, subvolume, 0)
+def handle(subvolume: int, inode: int, generation: int = 0) -> bytes:
+    """The struct file_handle of an inode; 0 stands for any generation of it, from Linux 6.2 on."""
+    return _HANDLE.pack(_HANDLE_SIZE, _HANDLE_KIND, inode, subvolume, generation)
+
+
+def _generation(fd: int, subvolume: int, inode: int) -> int | None:
+    """What the kernel has as the inode's generation, 32 bits of it; None when it is gone."""
+    with suppress(FileNotFoundError):  # the subvolume is
+        for _, item in btrfs.search(fd, subvolume, (inode, _INODE_ITEM), items=1):
+            return int(struct.unpack_from("=Q", item)[0]) & 0xFFFFFFFF
+    return None
 
 
 def opened_root(mount: int, number: int) -> int:
@@ -81,6 +115,37 @@ def destroy(directory: int, name: bytes) -> None:
     """
     assert b"/" not in name
     fcntl.ioctl(directory, _SNAP_DESTROY, bytearray(struct.pack("=q4088s", 0, name)))
+
+
+def remove(directory: int, name: str | bytes) -> None:
+    """Remove `name` in an open directory, whatever it is, with all below it: subvolumes too, none of them read-only.
+
+    For what nobody but root can reach. Raises OSError; a mount in it is one.
+    """
+    name = os.fsencode(name)
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    if not btrfs.is_btrfs(directory) or found.st_ino not in (FIRST_INODE, EMPTY_INODE):
+        files.remove_tree(directory, name, other=remove)
+    elif found.st_ino == FIRST_INODE:
+        _remove_whole(directory, name)
+    else:  # what a snapshot shows where a subvolume was
+        os.rmdir(name, dir_fd=directory)
+
+
+def _remove_whole(directory: int, name: bytes) -> None:
+    """A subvolume, from the innermost outwards."""
+    with files.opened(files.enter(directory, name)) as fd:
+        trail = [btrfs.number(fd)]
+        while trail:
+            below = inside(fd, trail[-1])
+            if below is not None:
+                trail.append(below)
+                continue
+            number = trail.pop()
+            if trail and (hangs := place(fd, number)) is not None:
+                with files.opened(opened_inode(fd, hangs.parent, hangs.directory)) as above:
+                    destroy(above, hangs.name)
+    destroy(directory, name)
 
 
 def being_freed(fd: int) -> frozenset[int]:

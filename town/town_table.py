@@ -34,6 +34,10 @@ def town(value: object, place: Place, file: Path) -> Town:
             sync=table.take("sync", _sync, Sync()),
             machine=table.take("machine", text(_machine, '"0123456789abcdef0123456789abcdef"'), None),
         )
+        keep = table.take("keep", _keep_homes, None)
+        if keep is not None and made.btrfs is not None:
+            place.key("keep").wrong("is for a town without [town.btrfs]", "write it as town.btrfs.keep")
+        made = made._replace(keep=keep or KeepHomes())
     _places(made, place, file)
     return made
 

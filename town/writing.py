@@ -36,16 +36,13 @@ def _town(town: Town) -> dict[str, Any]:
         "recipients": recipients and {"humans": list(recipients.humans), "hosts": dict(recipients.hosts)},
         "host_key": {"age": str(town.host_key.age), "ssh": str(town.host_key.ssh)},
         "btrfs": town.btrfs and _btrfs(town.btrfs),
-        "sync": {"every": town.sync.every, "keep": _fields(town.sync.keep)},
+        "keep": None if town.btrfs else town.keep._asdict(),
+        "sync": {"every": town.sync.every, "keep": town.sync.keep._asdict()},
     })  # fmt: skip
 
 
 def _btrfs(btrfs: Btrfs) -> dict[str, Any]:
-    return _fields(btrfs) | {"keep": _fields(btrfs.keep)}
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    return btrfs._asdict() | {"keep": btrfs.keep._asdict()}
 
 
 def _agent(agent: Agent) -> dict[str, Any]:
@@ -57,7 +54,7 @@ def _agent(agent: Agent) -> dict[str, Any]:
         "description": agent.description,
         "persist": [_persist(entry) for entry in agent.persist],
         "sudo": agent.sudo,
-        "devices": [_fields(device) | {"attrs": dict(device.attrs)} for device in agent.devices],
+        "devices": [device._asdict() | {"attrs": dict(device.attrs)} for device in agent.devices],
         "git": {"name": git.name, "email": git.email, "signing": False if git.signing == "none" else git.signing},
         "secrets": _said({
             "ssh_key": secrets.ssh_key,
@@ -82,4 +79,6 @@ def _persist(entry: Persist) -> dict[str, Any]:
         "class": entry.class_,
         "preset": entry.preset,
         "required": entry.required,
+        "type": entry.type,
+        "upload": entry.upload,
     })  # fmt: skip

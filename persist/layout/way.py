@@ -193,7 +193,7 @@ def _on_the_way(agent: Agent, path: Path, fd: int, declared: set[str], steps: _S
     """A directory that should be root's; whether what lies in it can be looked at."""
     entry = os.fstat(fd)
     if entry.st_uid not in (0, agent.uid):
-        _named(ground.wrong_owner(path, entry.st_uid, agent.uid), found)
+        _named(ground.wrong_owner(path, entry.st_uid, agent.uid, agent.name), found)
         return False
     strangers = _strangers(fd, declared)
     private = not entry.st_mode & 0o001 and strangers is not None and strangers.readable
@@ -225,7 +225,7 @@ def _leaf(agent: Agent, path: Path, entry: os.stat_result, steps: _Steps, found:
             (f"{shown(str(path))} belongs to root: {agent.name} gets it and cannot write to it", cure)
         )
     elif entry.st_uid != agent.uid:
-        _named(ground.wrong_owner(path, entry.st_uid, agent.uid), found)
+        _named(ground.wrong_owner(path, entry.st_uid, agent.uid, agent.name), found)
     elif entry.st_mode & _OTHERS:
         steps.closes.append(Close(path, agent.uid, stat.S_IMODE(entry.st_mode)))
 

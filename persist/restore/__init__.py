@@ -7,14 +7,27 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from persist import ground, proof
+from persist import copies, ground, proof
 from persist.ground import Ground
-from persist.restore import apply, begun, found, origins, plan
-from persist.restore.plan import Action, Blocked, Fetch, Remote
+from persist.restore import apply, begun, carry, found, origins, plan, retrying
+from persist.restore import wishes as wishes_
+from persist.restore.actions import (
+    Action,
+    Ask,
+    Blocked,
+    Carry,
+    Fetch,
+    Late,
+    MakeDirectory,
+    MakePersisted,
+    MakeSource,
+    Remote,
+    RemoveLeftover,
+)
 from persist.restore.site import RestoreFailed, Site
+from persist.restore.wishes import Wishes
 from town import btrfs, cli, files, locks, machine, spec, trust
 from town.failure import DONE, Failure, TryLater, Unsafe, status_of, worst
 from town.spec import Agent, Spec
@@ -25,20 +38,10 @@ class Busy(TryLater):
     """Another restore of the same agent is running. Trying again may help."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the command line says of the store: which state (None: the newest), whose lease, how old, bytes a second."""
-
-    at: str | None = None
-    take_over: bool = False
-    at_least: int = 0
-    rate: float | None = None
-
-
 def command(arguments: argparse.Namespace) -> int:
     """Restore the agents that were named, or all. The worst status of any of them."""
+    wishes = wishes_.wanted(arguments)
     town = spec.load(cli.spec_file(arguments))
-    wishes = Wishes(arguments.at, arguments.take_over, arguments.at_least, cli.rate(arguments.limit_rate))
     return restore(town, town.chosen(arguments.agents), wishes, dry_run=arguments.dry_run)
 
 
@@ -55,7 +58,14 @@ def restore(town: Spec, agents: Sequence[Agent], wishes: Wishes | None = None, *
     with ground.opened(town) as here:
         _refuse_unproven(town, rollback, here)
         _warn(town, agents, here)
-        return worst([_one(town, agent, here, wishes or Wishes(), dry_run=dry_run) for agent in agents])
+        wished = wishes or Wishes()
+        if wished.half == "local" and not dry_run:
+            _show_snapshots(town, here)
+
+        def one(agent: Agent) -> int:
+            return _one(town, agent, here, wished, dry_run=dry_run)
+
+        return retrying.retried(agents, one) if wished.retry and not dry_run else worst(list(map(one, agents)))
 
 
 def _refuse_unproven(town: Spec, rollback: proof.Rollback, here: Ground) -> None:
@@ -77,6 +87,19 @@ def _warn(town: Spec, agents: Sequence[Agent], here: Ground) -> None:
             f"persist_dir holds nothing yet: {shown(str(persist_dir))} is no mount point, and agents start empty",
             "if a disk belongs there, mount it before agents write",
         )
+
+
+def _show_snapshots(town: Spec, here: Ground) -> None:
+    """What syncs has the network and mounts nothing: this half does. A sync without it mounts for itself."""
+    if "INVOCATION_ID" not in os.environ or not any(entry.synced for agent in town.agents for entry in agent.persist):
+        return  # typed by a person (systemd.exec(5)), or nothing is ever sent
+    from persist import snapshots
+
+    try:
+        snapshots.show(fd for fd in here if fd is not None)
+    except (Failure, OSError) as error:
+        what = error.what if isinstance(error, Failure) else cli.unexpected(error)
+        cli.warn("persist", f"syncs will read files as they change: snapshots cannot be shown: {what}")
 
 
 def _holds_agents(persist: int) -> bool:
@@ -130,7 +153,22 @@ def _failed(agent: Agent, error: Exception) -> int:
 def _planned(town: Spec, agent: Agent, here: Ground, wishes: Wishes) -> tuple[Action, ...]:
     there, over = found.look(town, agent, here), wishes.at is not None
     asked = plan.needs_store(town, there, over=over)
-    return plan.restore(town, agent, there, _asked(town, agent, wishes) if asked else Remote())
+    if wishes.half == "local":
+        return plan.restore(town, agent, there, Remote(later=True))
+    if wishes.half == "fetch" and not there.home:
+        raise RestoreFailed(
+            f"{shown(str(town.home(agent)))}, the home of this boot, is not there: nothing was fetched",
+            hint=f"persist restore --local {agent.name}",
+        )
+    actions = plan.restore(town, agent, there, _asked(town, agent, wishes) if asked else Remote())
+    return actions if wishes.half == "both" else tuple(filter(_of_fetch, actions))
+
+
+def _of_fetch(action: Action) -> bool:
+    """Whether an action belongs to the half that mounts nothing: a part of the other waits for it."""
+    if isinstance(action, RemoveLeftover):
+        return action.leftover.place != "agents"
+    return isinstance(action, (Fetch, Blocked, MakePersisted, MakeSource, MakeDirectory, Carry, Ask))
 
 
 def _asked(town: Spec, agent: Agent, wishes: Wishes) -> Remote:
@@ -139,7 +177,7 @@ def _asked(town: Spec, agent: Agent, wishes: Wishes) -> Remote:
     over = wishes.at is not None
     options = fetch.Options(wishes.at, wishes.take_over, wishes.at_least, wishes.rate)
     try:
-        return Remote(held=fetch.chosen(town, agent, options), over=over)
+        return Remote(held=fetch.chosen(town, agent, options), over=over, credentials=wishes.credentials)
     except Failure as failure:
         if over:  # who named a state means it, and nothing else
             raise
@@ -147,7 +185,11 @@ def _asked(town: Spec, agent: Agent, wishes: Wishes) -> Remote:
 
 
 def _restored(town: Spec, agent: Agent, here: Ground, wishes: Wishes) -> int:
-    site = Site(town, agent, here)
+    site = Site(town, agent, here, wishes=wishes)
+    carry.settle(site)
+    aside = [] if wishes.half == "fetch" else copies.take_aside(town, agent, here)
+    for path, failure in aside:  # before a power cut it was not copied out any more
+        cli.warn("persist", f"{agent.name}: {shown(str(path))} of the home set aside: {failure.what}", failure.hint)
     actions = _planned(town, agent, here, wishes)
     lines: list[str] = []
     try:
@@ -156,9 +198,12 @@ def _restored(town: Spec, agent: Agent, here: Ground, wishes: Wishes) -> int:
         status = _failed(agent, failure)
     finally:
         _close(actions)
+        site.close()
     status = worst([status, _taken_over(town, agent, actions, wishes, lines)])
-    begun.forget(town, agent, but=[action.entry.path for action in actions if isinstance(action, (Fetch, Blocked))])
+    begun.forget(town, agent, but=[action.entry.path for action in actions if isinstance(action, Late)])
     # Also after a failure: what was done is done, and is said and recorded.
+    if wishes.half != "fetch":
+        copies.settle(town, agent, here)
     origins.record(town, agent, site.origins, forget=site.forgotten)
     try:
         lines += _came_from(site) if actions else [] if lines else ["nothing to do"]
@@ -189,7 +234,7 @@ def _loop(site: Site, actions: Sequence[Action], lines: list[str]) -> int:
 
 
 def _of_store(action: Action) -> bool:
-    return isinstance(action, (Fetch, Blocked))
+    return isinstance(action, (Fetch, Blocked, Ask))
 
 
 def _told(site: Site, failure: Failure, *, required: bool, path: str) -> int:
@@ -207,8 +252,8 @@ def _came_from(site: Site) -> Iterator[str]:
     known = origins.known(site.spec, site.agent)
     for directory in there.directories:
         entry = directory.entry
-        if directory.target == "bound" or (not entry.bound and directory.target != "missing"):
-            how = "bound, " if entry.bound else ""
+        if directory.target in ("bound", "in place") or (not entry.apart and directory.target != "missing"):
+            how = "bound, " if entry.bound else "copied, " if entry.copied else ""
             yield f"{shown(str(entry.path))}: {how}{known.get(entry.path, origins.KEPT)}"
 
 

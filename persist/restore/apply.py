@@ -8,27 +8,35 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import assert_never
 
-from persist import entering
-from persist.restore import fetching, staging
+from persist import copies, entering, outgoing
+from persist.restore import carry, copying, fetching, staging
 from persist.restore import site as site_
-from persist.restore.origins import Origin
-from persist.restore.plan import (
+from persist.restore.actions import (
     Action,
+    Ask,
     Bind,
     Blocked,
+    Carry,
+    CopyIn,
+    CopyOut,
     Fetch,
     HidesData,
     MakeDirectory,
     MakeHome,
     MakePersisted,
     MakeSource,
+    OfEntry,
     RemoveLeftover,
+    SetAside,
+    Waits,
 )
+from persist.restore.origins import Origin
 from persist.restore.site import PARENTS, ROOT, STOP, RestoreFailed, Site
-from town import btrfs, files, kernel, mounts
+from town import btrfs, files, kernel, mounts, subvolumes
 from town.failure import Unsafe
 from town.spec import Persist
 from town.terminal import shell_word, shown
@@ -66,11 +74,11 @@ def _disk(site: Site, action: Action) -> Path:
     match action:
         case RemoveLeftover(leftover):
             kept = leftover.place in ("persisted", "above persisted")
-        case MakePersisted() | MakeSource():
+        case MakePersisted() | MakeSource() | CopyOut():
             kept = True
         case Fetch(entry):
-            kept = entry.bound
-        case MakeHome() | MakeDirectory() | Bind() | Blocked():
+            kept = entry.apart
+        case SetAside() | MakeHome() | MakeDirectory() | Carry() | Ask() | Bind() | CopyIn() | Waits() | Blocked():
             kept = False
         case _:
             assert_never(action)
@@ -81,18 +89,35 @@ def _apply(site: Site, action: Action) -> str:
     match action:
         case RemoveLeftover():
             return _remove(site, action)
+        case SetAside():
+            return f"it is now {shown(str(outgoing.set_aside(site.spec, site.agent, site.ground, site.now)))}"
         case MakeHome():
             return _make_home(site, action)
         case MakePersisted():
             return _make_persisted(site)
+        case _:
+            return _apply_entry(site, action)
+
+
+def _apply_entry(site: Site, action: OfEntry) -> str:
+    """An action of one declared path."""
+    match action:
         case MakeSource(entry):
             return _make_source(site, entry)
         case MakeDirectory(entry):
             return _make_directory(site, entry)
         case Fetch(entry):
-            return fetching.fetch_source(site, action) if entry.bound else fetching.fetch_home(site, action)
+            return fetching.fetch_source(site, action) if entry.apart else fetching.fetch_home(site, action)
+        case Carry():
+            return carry.carry(site, action)
+        case Ask():
+            return _ask(site, action)
         case Bind(entry):
             return _bind(site, entry)
+        case CopyIn() | CopyOut():
+            return copying.copy(site, action)
+        case Waits():
+            return ""
         case Blocked(_, failure):
             raise failure
         case _:
@@ -106,7 +131,8 @@ def _remove(site: Site, action: RemoveLeftover) -> str:
             _discard(site.ground.agents, left.name)
         case "home":
             with site_.home(site) as home:
-                files.remove_tree(home, left.name)
+                carry.forget_staging(site, home, left.name)
+                subvolumes.remove(home, left.name)
         case "persisted":
             with site_.persisted(site) as persisted:
                 files.remove_tree(persisted, left.name)
@@ -122,6 +148,7 @@ def _make_home(site: Site, action: MakeHome) -> str:
     # A new home: what was fetched into the one before went with it.
     site.forgotten |= {entry.path for entry in site.agent.persist if not entry.bound}
     _make_whole(site, site.ground.agents, subvolume=action.subvolume, mode=0o700, owner=site.owner)
+    outgoing.note(site.spec, site.agent)
     return ""
 
 
@@ -174,6 +201,11 @@ def _discard(directory: int, name: str) -> None:
 
 
 def _make_source(site: Site, entry: Persist) -> str:
+    if entry.copied:
+        with site_.apart(site, entry) as below:
+            os.close(copies.make_kept(entry, below))
+        site.origins[entry.path] = Origin("made here")
+        return ""
     with (
         site_.persisted(site) as persisted,
         files.opened(site_.made_parents(site, persisted, entry.path.parent)) as parent,
@@ -185,9 +217,19 @@ def _make_source(site: Site, entry: Persist) -> str:
 
 def _make_directory(site: Site, entry: Persist) -> str:
     with site_.home(site) as home:
-        os.close(site_.made_in_home(site, home, entry.path))
+        os.close(site_.subvolume_in_home(site, home, entry.path, partial(_recorded, site, entry)))
     site.origins[entry.path] = Origin("made here")
     return ""
+
+
+def _recorded(site: Site, entry: Persist, inside: int) -> staging.Told:
+    return carry.recorded(site.spec, site.agent, entry.path, inside, None)
+
+
+def _ask(site: Site, action: Ask) -> str:
+    from persist.restore import asking
+
+    return asking.settle(site, action)
 
 
 def _bind(site: Site, entry: Persist) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from persist.restore.plan import Begun
+from persist.restore.actions import Begun
 from town.spec import Agent, Spec
 
 

@@ -8,13 +8,14 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from persist import entering, places
+from persist import copies, entering, lineage, outgoing, places
 from persist.ground import Ground
-from persist.restore import begun
-from persist.restore.plan import Found, FoundDirectory, Leftover, Target
+from persist.restore import begun, carry
+from persist.restore.actions import Found, FoundDirectory, Leftover, Target
 from town import files, mounts
 from town.failure import Unsafe
 from town.spec import Agent, Persist, Spec
@@ -24,17 +25,34 @@ HIDDEN = re.compile(rb"\.nuketown-[0-9a-f]{12}(?:-(.+))?", re.DOTALL)
 
 
 def look(spec: Spec, agent: Agent, ground: Ground) -> Found:
-    """Look at everything of one agent. Raises Unsafe, InTheWay or WrongOwner; reads no file."""
+    """Look at everything of one agent. Raises Unsafe, InTheWay or WrongOwner; reads only declared files."""
     kinds = _Kinds()
-    with entering.maybe_home(spec, agent, ground) as home, entering.maybe_persisted(spec, agent, ground) as persisted:
-        directories = tuple(_directory(spec, agent, entry, (home, persisted), kinds) for entry in agent.persist)
+    old = outgoing.is_old(spec, agent, ground)
+    with (
+        entering.maybe_home(spec, agent, ground) as found,
+        entering.maybe_persisted(spec, agent, ground) as persisted,
+        copies.base(spec, agent, ground) as kept,
+    ):
+        home = None if old else found
+        directories = tuple(
+            _file(spec, agent, entry, home, kept)
+            if entry.copied
+            else _directory(spec, agent, entry, (home, persisted), kinds)
+            for entry in agent.persist
+        )
+        leftovers = tuple(_leftovers(spec, agent, ground, home, persisted))
+        if ground.subvolumes and (known := lineage.known(spec, agent)):
+            begun_ = [left.name for left in leftovers if left.place == "home"]
+            hidden = frozenset(() if home is None else carry.staged(home, begun_))
+            directories = tuple(_lineage(agent, ground, directories, (known, hidden)))
         return Found(
             home=home is not None,
             subvolumes=ground.subvolumes,
             persisted=persisted is not None,
             directories=directories,
-            leftovers=tuple(_leftovers(spec, agent, ground, home, persisted)),
+            leftovers=leftovers,
             begun=begun.known(spec, agent),
+            old=old,
         )
 
 
@@ -68,6 +86,27 @@ def _directory(
         return FoundDirectory(entry, False, _target(spec.home(agent), entry, home, (None, kinds)))
     with entering.source(spec, agent, entry, persisted) as fd:
         return FoundDirectory(entry, fd is not None, _target(spec.home(agent), entry, home, (fd, kinds)))
+
+
+def _lineage(
+    agent: Agent, ground: Ground, found: Iterable[FoundDirectory], record: tuple[lineage.Known, frozenset[str]]
+) -> Iterator[FoundDirectory]:
+    """What homes set aside have of the directories that lie in the home. What an interrupted restore left is none."""
+    known, hidden = record
+    for there in found:
+        candidates = known.get(there.entry.path, ()) if not there.entry.apart else ()
+        if candidates and there.target == "missing":
+            source = carry.alive(ground.agents, agent, candidates, hidden)
+            yield replace(there, aside=0 if source is None else source.subvolume)
+        else:
+            yield replace(there, unsure=True) if candidates and not candidates[0].settled else there
+
+
+def _file(spec: Spec, agent: Agent, entry: Persist, home: int | None, kept: int | None) -> FoundDirectory:
+    try:
+        return FoundDirectory(entry, *copies.place(spec, agent, entry, home, kept))
+    except OSError as error:
+        raise entering.in_the_way(spec.home(agent) / entry.path, error) from error
 
 
 def _target(path: Path, entry: Persist, home: int | None, wanted: tuple[int | None, _Kinds]) -> Target:

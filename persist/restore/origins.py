@@ -1,13 +1,13 @@
 """Where each declared directory came from: a small record of root's beside the town's state, for `persist status`.
 
-One JSON file for each agent, `STATE/origins/AGENT.json`, 0600: path → how (`fetched` or `made here`), snapshot, host,
+One JSON file for each agent, `STATE/origins/AGENT.json`, 0600: path → how (`fetched`, `made here`, …), snapshot, host,
 time. It is a note, not a promise: a missing or broken one reads as "kept on this machine".
 """
 
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -30,11 +30,25 @@ class Origin:
 
     def __str__(self) -> str:
         if self.how == "fetched":
-            return f"fetched {shown(self.snapshot)} from {shown(self.host)} {shown(self.time)}"
+            return f"fetched {self._state()}"
+        if self.how == "carried":
+            return f"carried over from the home before{f', of {self._state()}' if self.snapshot else ''}"
         return shown(self.how)
+
+    def _state(self) -> str:
+        made = f" from {shown(self.host)} {shown(self.time)}" if self.host else ""
+        return f"{shown(self.snapshot)}{made}"
 
 
 KEPT = Origin("kept on this machine")
+
+
+def carried(before: Origin | None, commit: str) -> Origin:
+    """Of what was brought over from a home set aside: `before` is its origin there, `commit` the last known state."""
+    short = commit[-64:][:12]
+    if before is not None and before.snapshot == short:
+        return replace(before, how="carried")
+    return Origin("carried", short)
 
 
 def known(spec: Spec, agent: Agent) -> dict[PurePosixPath, Origin]:

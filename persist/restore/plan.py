@@ -1,192 +1,45 @@
-"""What a restore will do, as values: decided from the spec and from what was found, printed as one line each.
+"""What a restore will do, decided from the spec and from what was found (`persist.restore.actions`).
 
 The order in a plan is the promise: leftovers go first, a directory is whole before it is bound, so no program ever
 sees a half-filled one.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
 
 from persist import places
+from persist.restore.actions import (
+    Action,
+    Ask,
+    Begun,
+    Bind,
+    Blocked,
+    Carry,
+    CopyIn,
+    CopyOut,
+    Credentials,
+    Fetch,
+    Found,
+    FoundDirectory,
+    HidesData,
+    MakeDirectory,
+    MakeHome,
+    MakePersisted,
+    MakeSource,
+    Remote,
+    RemoveLeftover,
+    SetAside,
+    Waits,
+    origin,
+)
 from town.failure import Failure
 from town.spec import Agent, Persist, Spec
 from town.terminal import shell_word, shown
 
-if TYPE_CHECKING:
-    from persist.fetch import Held
-
-Target = Literal["missing", "empty", "filled", "bound"]
-
-
-class HidesData(Failure):
-    """The home already holds data where a directory is to be bound: a mount would hide it. Nothing was changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundDirectory:
-    """One declared path as it is now: does its data lie under persist_dir, and what is in its place in the home."""
-
-    entry: Persist
-    source: bool
-    target: Target
-
-
-@dataclass(frozen=True, slots=True)
-class Leftover:
-    """What an interrupted restore left: a hidden name in agents_dir, the home, or under persist_dir."""
-
-    place: Literal["agents", "home", "persisted", "above persisted"]
-    directory: Path
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A fetch that was cut off and can be gone on with: of which path, of what (`Held.key`), in which staging."""
-
-    path: PurePosixPath
-    key: str
-    stage: str
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What one agent has on this machine. `subvolumes`: homes lie on btrfs; `persisted`: its directory exists."""
-
-    home: bool
-    subvolumes: bool
-    persisted: bool
-    directories: tuple[FoundDirectory, ...]
-    leftovers: tuple[Leftover, ...] = ()
-    begun: tuple[Begun, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """The store's answer: the agent's newest snapshot, None when it has none (first use), or why there is no answer.
-
-    `over`: a person named the snapshot, so it also takes the place of what is there.
-    """
-
-    held: "Held | None" = None
-    failure: Failure | None = None
-    over: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveLeftover:
-    """Remove what an interrupted restore left. It was never shown under its own name."""
-
-    leftover: Leftover
-
-    def __str__(self) -> str:
-        return f"remove  {shown(str(self.leftover.directory / self.leftover.name))} (an interrupted restore left it)"
-
-
-@dataclass(frozen=True, slots=True)
-class MakeHome:
-    """An empty home, the agent's, 0700; on btrfs a subvolume."""
-
-    path: Path
-    subvolume: bool
-
-    def __str__(self) -> str:
-        return f"make    {shown(str(self.path))} (the home{', a subvolume' if self.subvolume else ''})"
-
-
-@dataclass(frozen=True, slots=True)
-class MakePersisted:
-    """The agent's directory under persist_dir: root's, 0711, so that the agent cannot swap what is bound."""
-
-    path: Path
-
-    def __str__(self) -> str:
-        return f"make    {shown(str(self.path))} (root's, holds what is bound)"
-
-
-@dataclass(frozen=True, slots=True)
-class MakeSource:
-    """An empty directory under persist_dir, the agent's, 0700."""
-
-    entry: Persist
-    path: Path
-    why: str
-
-    def __str__(self) -> str:
-        return f"make    {shown(str(self.path))} (empty: {self.why})"
-
-
-@dataclass(frozen=True, slots=True)
-class MakeDirectory:
-    """An empty directory in the home itself, the agent's, 0700."""
-
-    entry: Persist
-    path: Path
-    why: str
-
-    def __str__(self) -> str:
-        return f"make    {shown(str(self.path))} (empty: {self.why})"
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """Bring `entry` back from the store, beside its place; it appears at `path` when it is whole and verified.
-
-    `over`: something is there, which is set aside in the same moment.
-    """
-
-    entry: Persist
-    path: Path
-    held: "Held"
-    over: bool = False
-
-    def __str__(self) -> str:
-        aside = " (what is there is set aside)" if self.over else ""
-        return f"fetch   {shown(str(self.path))} from {origin(self.held)}{aside}"
-
-
-@dataclass(frozen=True, slots=True)
-class Bind:
-    """Make `source` appear at `target`."""
-
-    entry: Persist
-    source: Path
-    target: Path
-
-    def __str__(self) -> str:
-        return f"bind    {shown(str(self.source))} -> {shown(str(self.target))}"
-
-
-@dataclass(frozen=True, slots=True)
-class Blocked:
-    """A directory that cannot come back now. Where the entry is not required this is a warning."""
-
-    entry: Persist
-    failure: Failure
-
-    def __str__(self) -> str:
-        return f"cannot  {shown(str(self.entry.path))}: {self.failure.what}"
-
-
-Action = RemoveLeftover | MakeHome | MakePersisted | MakeSource | MakeDirectory | Fetch | Bind | Blocked
-
-
-def origin(held: "Held") -> str:
-    """`SNAPSHOT from HOST TIME`, safe to print: a store wrote the host's name."""
-    return f"{shown(held.snapshot)} from {shown(held.host)} {when(held)}"
-
-
-def when(held: "Held") -> str:
-    """When the snapshot was made, in UTC: `2026-11-21T10:15:00Z`."""
-    return held.time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
 
 def from_store(entry: Persist) -> bool:
-    """Whether a missing directory is asked of the store: caches and credentials never are."""
-    return entry.synced and entry.class_ == "data"
+    """Whether a missing directory is asked of the store: caches never are, credentials where they may go there."""
+    return entry.synced
 
 
 def needs_store(spec: Spec, found: Found, *, over: bool = False) -> bool:
@@ -211,21 +64,26 @@ def _goes_on(begun: Begun, action: Action) -> bool:
     """Whether an action goes on with what was begun, or will when the store answers."""
     if isinstance(action, Fetch):
         return action.entry.path == begun.path and action.held.key == begun.key
-    return isinstance(action, Blocked) and action.entry.path == begun.path
+    return isinstance(action, (Ask, Blocked, Waits)) and action.entry.path == begun.path
 
 
 def _making(spec: Spec, agent: Agent, found: Found, remote: Remote) -> Iterator[Action]:
+    if found.old:
+        yield SetAside(spec.home(agent))
     if not found.home:
         yield MakeHome(spec.home(agent), found.subvolumes)
-    if not found.persisted and any(there.entry.bound for there in found.directories):
+    apart = any(there.entry.apart for there in found.directories) and spec.town.persist_dir is not None
+    if not found.persisted and apart:
         yield MakePersisted(places.persisted(spec, agent))
     for there in found.directories:
-        directory = _bound if there.entry.bound else _stored
+        directory = _bound if there.entry.bound else _file if there.entry.copied else _stored
         yield from directory(spec, agent, there, remote)
 
 
 def _present(there: FoundDirectory) -> bool:
-    return there.source if there.entry.bound else there.target != "missing"
+    if there.entry.copied:
+        return there.source or there.target == "to be kept"
+    return there.source if there.entry.bound else there.target != "missing" or there.aside > 0
 
 
 def _bound(spec: Spec, agent: Agent, there: FoundDirectory, remote: Remote) -> Iterator[Action]:
@@ -239,35 +97,66 @@ def _bound(spec: Spec, agent: Agent, there: FoundDirectory, remote: Remote) -> I
     if not there.source or over:
         came = _came(entry, source, remote, over=over)
         yield MakeSource(entry, source, came) if isinstance(came, str) else came
-        if isinstance(came, Blocked):
+        if isinstance(came, (Blocked, Waits)):
             return
     yield Bind(entry, source, target)
 
 
+def _file(spec: Spec, agent: Agent, there: FoundDirectory, remote: Remote) -> Iterator[Action]:
+    entry, source, target = there.entry, places.source(spec, agent, there.entry), spec.home(agent) / there.entry.path
+    over = there.source and _over(entry, remote)
+    if there.target == "differs" and not over:
+        yield _blocked(entry, _differs(source, target))
+        return
+    if there.target == "to be kept" or over:
+        yield CopyOut(entry, source, target)
+    fetched = False
+    if over or not _present(there):
+        came = _came(entry, source, remote, over=over)
+        yield MakeSource(entry, source, came) if isinstance(came, str) else came
+        if isinstance(came, (Blocked, Waits)):
+            return
+        fetched = isinstance(came, Fetch)
+    if fetched or there.target == "to be copied":
+        yield CopyIn(entry, source, target, over)
+
+
 def _stored(spec: Spec, agent: Agent, there: FoundDirectory, remote: Remote) -> Iterator[Action]:
-    over = there.target != "missing" and _over(there.entry, remote)
-    if there.target == "missing" or over:
-        path = spec.home(agent) / there.entry.path
-        came = _came(there.entry, path, remote, over=over)
-        yield MakeDirectory(there.entry, path, came) if isinstance(came, str) else came
+    entry, path, missing = there.entry, spec.home(agent) / there.entry.path, there.target == "missing"
+    over = _over(entry, remote)
+    if over or (missing and not there.aside):
+        came = _came(entry, path, remote, over=over and not missing)
+        yield MakeDirectory(entry, path, came) if isinstance(came, str) else came
+        return
+    if missing:
+        yield Carry(entry, path, there.aside)
+    if (missing or there.unsure) and from_store(entry) and not remote.later and spec.town.store is not None:
+        yield Ask(entry, path, None if remote.over else remote.held, remote.failure)
 
 
 def _over(entry: Persist, remote: Remote) -> bool:
     """Whether what is there gives way: to a snapshot that was named, and holds it."""
-    return remote.over and from_store(entry) and remote.held is not None and entry.path in remote.held.paths
+    asked = remote.over and from_store(entry) and (entry.class_ == "data" or remote.credentials)
+    return asked and remote.held is not None and entry.path in remote.held.paths
 
 
-def _came(entry: Persist, path: Path, remote: Remote, *, over: bool) -> Fetch | Blocked | str:
+def _came(entry: Persist, path: Path, remote: Remote, *, over: bool) -> Fetch | Blocked | Waits | str:
     """How a missing directory comes: from the store, not now, or empty (then: why)."""
     if not from_store(entry):
         return "first use" if entry.class_ == "data" else f"first use, class {entry.class_}"
+    if remote.later:
+        return Waits(entry)
     if remote.failure is not None:
         return Blocked(entry, remote.failure)
     if remote.held is None:
         return "first use: the store has nothing of this agent"
     if entry.path not in remote.held.paths:
         return f"first use: not in {origin(remote.held)}"
-    return Fetch(entry, path, remote.held, over)
+    if entry.class_ == "credential" and remote.over and not remote.credentials:
+        return "a credential: history's is brought back by --with-credentials"
+    # The newest state is what the spec sends there as the live copy; any other is history.
+    newest: Credentials = "newest" if entry.upload and not remote.over else "live"
+    return Fetch(entry, path, remote.held, over, "asked" if remote.credentials else newest)
 
 
 def _hides(entry: Persist, target: Path) -> Blocked:
@@ -276,6 +165,19 @@ def _hides(entry: Persist, target: Path) -> Blocked:
         f"{shown(str(target))} already holds data in the home, which a mount would hide",
         hint=f"mv {name} {shell_word(f'{target}.before')}, restore, then copy back what belongs there",
     )
+    return _blocked(entry, failure)
+
+
+def _differs(source: Path, target: Path) -> HidesData:
+    name, kept = shell_word(str(target)), shown(str(source / target.name))
+    return HidesData(
+        f"{shown(str(target))} is in the home already, and another one is kept in {kept}",
+        hint=f"to have what is kept: mv {name} {shell_word(f'{target}.before')}, then restore; "
+        f"to keep the home's: rm {shell_word(str(source / target.name))}, then restore",
+    )
+
+
+def _blocked(entry: Persist, failure: Failure) -> Blocked:
     if entry.required:
         raise failure
     return Blocked(entry, failure)

@@ -9,15 +9,33 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
-from town import files, kernel
+from town import btrfs, files, kernel, subvolumes
 from town.failure import Unsafe
 
 INSIDE = "whole"
 TOKEN = "token"  # noqa: S105 - a name
 _ACLS = ("system.posix_acl_default", "system.posix_acl_access")
+
+
+Make = Callable[[int], int]  # makes `INSIDE` in an open staging, and opens it
+
+
+def plain(stage: int) -> int:
+    """`INSIDE` as a directory of the staging's own subvolume."""
+    os.mkdir(INSIDE, 0o700, dir_fd=stage)
+    return files.enter(stage, INSIDE)
+
+
+def subvolume(stage: int) -> int:
+    """`INSIDE` as a subvolume of its own where the filesystem has such, else `plain`."""
+    if not btrfs.is_btrfs(stage):
+        return plain(stage)
+    fd = btrfs.create(stage, INSIDE)
+    os.fchmod(fd, 0o700)
+    return fd
 
 
 def hidden(agent: str = "") -> str:
@@ -26,12 +44,12 @@ def hidden(agent: str = "") -> str:
 
 
 @contextmanager
-def opened(directory: int) -> Iterator[tuple[int, int]]:
-    """A staging in `directory`: its descriptor, and one of the empty directory `INSIDE` in it. Removed at the end.
+def opened(directory: int, make: Make = plain) -> Iterator[tuple[int, int]]:
+    """A staging in `directory`: its descriptor, and one of what `make` made in it. Removed at the end.
 
     Raises Unsafe when somebody swapped it while it was being made.
     """
-    with kept(directory, hidden(), keep=lambda _error: False) as stage:
+    with kept(directory, hidden(), make=make, keep=lambda _error: False) as stage:
         yield stage.fd, stage.inside
 
 
@@ -52,7 +70,13 @@ class Stage:
 
 @contextmanager
 def kept(
-    directory: int, name: str, token: str = "", *, again: bool = False, keep: Callable[[BaseException], bool]
+    directory: int,
+    name: str,
+    token: str = "",
+    *,
+    again: bool = False,
+    make: Make = plain,
+    keep: Callable[[BaseException], bool],
 ) -> Iterator[Stage]:
     """A staging of that name; left where it is when the block is left by an exception that `keep` is true of.
 
@@ -64,7 +88,7 @@ def kept(
     with _stage(directory, name, again=again) as stage:
         leave, made = False, Stage(name, stage, -1)
         try:
-            with _inside(stage, token, again=again) as made.inside:
+            with _inside(stage, token, None if again else make) as made.inside:
                 yield made
         except BaseException as error:
             leave = keep(error)
@@ -96,19 +120,28 @@ def _stage(directory: int, name: str, *, again: bool) -> Iterator[int]:
 
 
 @contextmanager
-def _inside(stage: int, token: str, *, again: bool) -> Iterator[int]:
+def _inside(stage: int, token: str, make: Make | None) -> Iterator[int]:
+    """`INSIDE`, made, or without `make` as it was left."""
     try:
-        if not again:
-            os.mkdir(INSIDE, 0o700, dir_fd=stage)
-            if token:
-                files.write_beneath(stage, TOKEN, token.encode(), mode=0o600)
-        elif _token(stage) != token.encode():
+        if make is None and _token(stage) != token.encode():
             raise _gone()
-        fd = files.enter(stage, INSIDE)
+        fd = files.enter(stage, INSIDE) if make is None else make(stage)
+        if make is not None and token:
+            with _or_closed(fd):
+                files.write_beneath(stage, TOKEN, token.encode(), mode=0o600)
     except FileNotFoundError as error:
         raise _gone() from error
     with files.opened(fd):
         yield fd
+
+
+@contextmanager
+def _or_closed(fd: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def _token(stage: int) -> bytes:
@@ -120,7 +153,7 @@ def _remove(directory: int, name: str, stage: int) -> None:
     # What cannot be removed now (or was moved away by the agent) is removed by the next restore, or the boot.
     for below in (INSIDE, TOKEN):
         with suppress(OSError):
-            files.remove_tree(stage, below)
+            subvolumes.remove(stage, below)
     with suppress(OSError):
         os.rmdir(name, dir_fd=directory)
 
@@ -145,7 +178,15 @@ def _swapped() -> Unsafe:
     return Unsafe("a staging directory was swapped while it was being made", hint="stop the agent's processes")
 
 
-def publish(stage: int, inside: int, parent: int, name: str) -> None:
+def shown(stage: int, parent: int, name: str) -> None:
+    """Give what is on the disk already its name in `parent`, if that is free. Raises FileExistsError, OSError."""
+    kernel.renameat2(stage, INSIDE, parent, name)
+
+
+Told = AbstractContextManager[object]  # what is on record of it while it gets its name
+
+
+def publish(stage: int, inside: int, parent: int, name: str, told: Told | None = None) -> None:
     """Give what was made its name in `parent`, if that is free, once all its data is on the disk.
 
     The source cannot be swapped: nobody but root may change what lies in the staging. The caller looks where the
@@ -153,27 +194,40 @@ def publish(stage: int, inside: int, parent: int, name: str) -> None:
     """
     # Without this a power cut could keep the rename and lose the contents: the name stands for a whole directory.
     kernel.syncfs(inside)
-    kernel.renameat2(stage, INSIDE, parent, name)
+    with told or nullcontext():
+        kernel.renameat2(stage, INSIDE, parent, name)
 
 
-def exchange(stage: int, inside: int, parent: int, name: str) -> None:
+def exchange(stage: int, inside: int, parent: int, name: str, told: Told | None = None) -> None:
     """Like `publish`, where something has the name: that lies in the staging then, as `INSIDE`. Raises OSError."""
     kernel.syncfs(inside)
-    kernel.renameat2(stage, INSIDE, parent, name, kernel.RENAME_EXCHANGE)
+    with told or nullcontext():
+        kernel.renameat2(stage, INSIDE, parent, name, kernel.RENAME_EXCHANGE)
 
 
-def made(base: int, parent: int, name: str, *, mode: int, owner: tuple[int, int]) -> int:
+def made(
+    base: int,
+    parent: int,
+    name: str,
+    *,
+    mode: int,
+    owner: tuple[int, int],
+    make: Make = plain,
+    told: Callable[[int], Told] = nullcontext,
+) -> int:
     """Open the directory `name` in `parent`, made where it is missing: it has its owner and mode before its name.
 
-    The staging lies in `base`, where the next restore looks for leftovers. Raises Unsafe on a symlink, OSError.
+    The staging lies in `base`, where the next restore looks for leftovers; `told` is given what was made there. Raises
+    Unsafe on a symlink, OSError.
     """
     with suppress(FileNotFoundError):
         return files.enter(parent, name)
-    with opened(base) as (stage, inside):
+    with opened(base, make) as (stage, inside):
         os.fchown(inside, *owner)
         os.fchmod(inside, mode)
         try:
-            kernel.renameat2(stage, INSIDE, parent, name)
+            with told(inside):
+                kernel.renameat2(stage, INSIDE, parent, name)
         except FileExistsError:  # somebody else made it meanwhile
             return files.enter(parent, name)
         return os.dup(inside)

@@ -6,12 +6,12 @@ compared with the local index; where nothing did, the store is asked nothing.
 """
 
 import argparse
+import gc
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from persist import ground
+from persist import copies, ground
 from persist.store import checked_url
 from persist.sync import declared, local, run
 from persist.sync.local import LastSync
@@ -20,11 +20,14 @@ from town import cli, trust
 from town import spec as specs
 from town.failure import DONE, Failure, status_of, worst
 from town.spec import Agent, Spec
+from town.terminal import shown
 
 if TYPE_CHECKING:
     from persist.bucket.opening import Bucket
 
 __all__ = ["LastSync", "Options", "Summary", "command", "last", "lost", "sync"]
+_GARBAGE = 20_000  # objects that were made and not thrown away, until it is looked for
+_DISK = "dmesg tells of a disk that fails, df of one that is full; nothing that was synced is lost, so sync again then"
 _REPORT = "if it is not plain what to do, report it with what it says"
 
 
@@ -55,6 +58,8 @@ class _Opener:
 
 def command(arguments: argparse.Namespace) -> int:
     """Sync the agents that were named, or all that declare something for the store. The worst status of any."""
+    # Modules and rows are many objects, nearly all of which stay: to look for garbage among them often costs 15 ms.
+    gc.set_threshold(_GARBAGE)
     spec = specs.load(cli.spec_file(arguments))
     agents = spec.chosen(arguments.agents)
     rate = cli.rate(arguments.limit_rate)
@@ -62,7 +67,8 @@ def command(arguments: argparse.Namespace) -> int:
     opener = _Opener(spec, rate, remember=not arguments.dry_run)
     ground.require_root("sync")
     trust.refuse(spec)
-    checked_url(spec)
+    if not any(map(copies.declared, agents)):  # files are also copied out of homes where there is no store
+        checked_url(spec)
     summaries, statuses = [], [DONE]
     for agent in agents:
         try:
@@ -77,13 +83,14 @@ def command(arguments: argparse.Namespace) -> int:
                 raise
             statuses.append(_told(agent, error))
     if arguments.json:
-        cli.put_json([asdict(summary) | {"time": summary.time.isoformat()} for summary in summaries])
+        cli.put_json([summary._asdict() | {"time": summary.time.isoformat()} for summary in summaries])
     return worst(statuses)
 
 
 def _told(agent: Agent, error: Exception) -> int:
     """Say why an agent could not be synced; its status. Nothing keeps the error: what its frames hold goes with it."""
-    failure = error if isinstance(error, Failure) else SyncFailed(cli.unexpected(error), hint=_REPORT)
+    hint = _DISK if isinstance(error, OSError) else _REPORT
+    failure = error if isinstance(error, Failure) else SyncFailed(cli.unexpected(error), hint=hint)
     cli.tell("persist", failure, about=agent.name)
     return status_of(failure)
 
@@ -115,9 +122,22 @@ def sync(
     WrittenElsewhere, StoreOlder, StoreDamaged, StoreFull, StoreUnreachable, Unsafe and others.
     """
     opener: Callable[[], Bucket] = bucket if callable(bucket) else lambda: bucket
+    if options.dry_run:
+        return _once(spec, agent, opener, options, now)
+    failures = copies.take(spec, agent)  # before a snapshot is taken of where they are kept
+    for path, failure in failures:
+        cli.tell("persist", failure, about=f"{agent.name}: {shown(str(path))}")
+    if declared.entries(agent):
+        with local.alone(spec, agent):
+            summary = _once(spec, agent, opener, options, now)
+    else:
+        summary = _once(spec, agent, opener, options, now)
+    stopped = dict.fromkeys([*summary.stopped, *(str(path) for path, _ in failures)])
+    status = worst([summary.status, *(status_of(failure) for _, failure in failures)])
+    return summary._replace(stopped=tuple(stopped), status=status)
+
+
+def _once(spec: Spec, agent: Agent, opener: "Callable[[], Bucket]", options: Options, now: datetime) -> Summary:
     if not declared.entries(agent):
         return Summary(agent.name, now, "", 0, 0, 0, committed=False)
-    if options.dry_run:
-        return run.once(spec, agent, opener, options, now=now)
-    with local.alone(spec, agent):
-        return run.once(spec, agent, opener, options, now=now)
+    return run.once(spec, agent, opener, options, now=now)

@@ -87,7 +87,7 @@ def _sent(spec: Spec, agent: Agent, bucket: Bucket, state: State, made: Commit) 
     keys = state.keys
     name = Name.fresh(made.generation, made.machine)
     sealed = commits.sealed(keys, name, made)
-    local.change(spec, agent, lambda record: replace(record, intended=str(name)))
+    local.change(spec, agent, lambda record: record._replace(intended=str(name)))
     bucket.store.put(commits.key(keys, name), sealed)
     local.change(spec, agent, lambda record: _recorded(record, name))
     known.note(spec, agent, name, made, state.listing.states)
@@ -96,8 +96,7 @@ def _sent(spec: Spec, agent: Agent, bucket: Bucket, state: State, made: Commit) 
 
 
 def _recorded(record: Record, name: Name) -> Record:
-    return replace(
-        record,
+    return record._replace(
         generation=max(record.generation, name.generation),
         head=str(name) if name.generation >= record.generation else record.head,
         written=str(name),
@@ -142,7 +141,7 @@ def branch(spec: Spec, agent: Agent, bucket: Bucket, state: State, made: Commit)
     name = Name.fresh(generation, made.machine, "branch")
     sealed = commits.sealed(state.keys, name, made)
     bucket.store.put(commits.key(state.keys, name), sealed)
-    local.change(spec, agent, lambda now: replace(now, branch=str(name)))
+    local.change(spec, agent, lambda now: now._replace(branch=str(name)))
     known.note(spec, agent, name, made, state.listing.states)
     local.keep_copy(spec, agent, str(name), sealed, instead_of="branch-")
     return name

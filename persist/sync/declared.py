@@ -1,25 +1,40 @@
 """What an agent declares for the store, and what of it is no data."""
 
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from town.persist_table import KEYS
 from town.spec import Agent, Persist
 
 
 def entries(agent: Agent) -> list[Persist]:
-    """What the agent declares for the store. Caches and credentials never go there, whatever the spec says."""
-    return [entry for entry in agent.persist if entry.synced and entry.class_ == "data"]
+    """What the agent declares for the store."""
+    return [entry for entry in agent.persist if entry.synced]
 
 
-def left_out(entry: Persist) -> frozenset[PurePosixPath]:
-    """What is no data in a declared path: installed keys, and what its preset calls one live copy, cache or remade."""
-    keys = frozenset(key.relative_to(entry.path) for key in KEYS if key.is_relative_to(entry.path))
+class Parts(NamedTuple):
+    """What is no data in a declared directory, relative to it: installed keys; logins; what is made anew."""
+
+    keys: tuple[PurePosixPath, ...] = ()
+    credential: tuple[PurePosixPath, ...] = ()
+    remade: tuple[PurePosixPath, ...] = ()
+
+
+def parts(entry: Persist) -> Parts:
+    """The private keys that nuketown installs there, and what its preset calls credential, cache or regenerated."""
+    keys = tuple(key.relative_to(entry.path) for key in KEYS if key.is_relative_to(entry.path))
     if entry.preset is None:
-        return keys
+        return Parts(keys)
     from town import presets
 
     preset = presets.preset(entry.preset)
-    return keys | {*preset.credential, *preset.cache, *preset.regenerated}
+    return Parts(keys, preset.credential, (*preset.cache, *preset.regenerated))
+
+
+def left_out(entry: Persist) -> frozenset[PurePosixPath]:
+    """What of a declared path never goes to the store; credentials do where the spec says so."""
+    found = parts(entry)
+    return frozenset((*found.keys, *(() if entry.upload else found.credential), *found.remade))
 
 
 def rule(left: frozenset[PurePosixPath]) -> str:

@@ -78,10 +78,15 @@ def take(
 
     `at`: the state that was asked for, for the hint.
     """
+    refuse_held(agent, state, machine, take_over=take_over, at=at)
+    return held_by(spec, agent, bucket, state, machine)
+
+
+def refuse_held(agent: Agent, state: State, machine: str, *, take_over: bool = False, at: str | None = None) -> None:
+    """Raise LeaseHeld where another machine holds the lease, unless it is to be taken over."""
     lease = state.lease
     if lease is not None and lease.machine != machine and not take_over and not leases.ended(lease, state.now):
         raise _held(agent, state, lease, at=at)
-    return held_by(spec, agent, bucket, state, machine)
 
 
 def renew(spec: Spec, agent: Agent, bucket: Bucket, machine: str) -> bool:
@@ -103,7 +108,8 @@ def release(spec: Spec, agent: Agent, bucket: Bucket, machine: str) -> bool:
     if held is None:
         return False
     _write(spec, agent, bucket, machine, "free", held.sequence + 1)
-    local.change(spec, agent, lambda record: replace(record, lease=None))
+    given = held._replace(sequence=held.sequence + 1)
+    local.change(spec, agent, lambda record: record._replace(lease=None, released=given))
     return True
 
 
@@ -121,7 +127,7 @@ def held_by(spec: Spec, agent: Agent, bucket: Bucket, state: State, machine: str
     try:
         return _looked_again(agent, bucket, state, made)
     except LeaseHeld:
-        local.change(spec, agent, lambda record: replace(record, lease=before))
+        local.change(spec, agent, lambda record: record._replace(lease=before))
         raise
 
 
@@ -147,13 +153,13 @@ def _write(spec: Spec, agent: Agent, bucket: Bucket, machine: str, verb: Verb, s
 def _note(spec: Spec, agent: Agent, lease: Lease) -> None:
     """Remember a lease that this machine wrote."""
     held = Held(lease.sequence, lease.modified, time.time())
-    local.change(spec, agent, lambda record: replace(record, lease=held))
+    local.change(spec, agent, lambda record: record._replace(lease=held, released=None))
 
 
 def _adopt(spec: Spec, agent: Agent, lease: Lease, *, age: float) -> None:
     """Remember a lease of this machine's own that a listing showed, where it knows of none: its notes were lost."""
     held = Held(lease.sequence, lease.modified, time.time() - age)
-    local.change(spec, agent, lambda record: record if record.lease is not None else replace(record, lease=held))
+    local.change(spec, agent, lambda record: record if record.lease is not None else record._replace(lease=held))
 
 
 def _held(agent: Agent, state: State, lease: Lease, *, at: str | None = None) -> LeaseHeld:

@@ -23,6 +23,7 @@ class Level:
     before: Row | None  # what the index says of it
     xattrs: trees.Xattrs = ()
     rows: list[Row] = field(default_factory=list)
+    weight: int = 0  # bytes of those
     left: list[bytes] = field(default_factory=list)
     ahead: int = 0  # how many of those, from the end, the readers were told of
     known: dict[bytes, tuple[int, int | None]] = field(default_factory=dict)  # name: inode, directory; as the index has
@@ -42,20 +43,21 @@ class Held:
     def take(self, level: Level, row: Row, above: Sequence[Level]) -> None:
         """A row of a level; when all hold too much, the index gets what they have."""
         level.rows.append(row)
+        taken = weight(row)
+        level.weight += taken
         self._count += 1
-        self._bytes += weight(row)
+        self._bytes += taken
         if self._count >= self._most or self._bytes >= HELD:
             for each in (*above, level):
                 self._spill(each)
 
     def _spill(self, level: Level) -> None:
-        for row in level.rows:
-            self._rows.put(level.id, row)
+        self._rows.put_all(level.id, level.rows)
         level.spilled |= bool(level.rows)
         self.release(level)
 
     def release(self, level: Level) -> None:
         """The rows of a level are not needed any more."""
         self._count -= len(level.rows)
-        self._bytes -= sum(map(weight, level.rows))
-        level.rows = []
+        self._bytes -= level.weight
+        level.rows, level.weight = [], 0

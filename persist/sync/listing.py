@@ -6,6 +6,7 @@ each from the lines in the index, and its own line in the directory above by wha
 
 import heapq
 import json
+import re
 
 from persist.bucket import records, trees
 from persist.bucket.content import Content
@@ -14,6 +15,7 @@ from persist.sync.rows import Directory, Row, Rows
 from town.btrfs import EMPTY_INODE, FIRST_INODE
 
 _NOTHING = Content(())
+_LISTED = re.compile(rb'\{"content":\[[^\]]*\](,"depth":[0-9]+)?(?=[,}])')
 
 
 class Dirty:
@@ -117,8 +119,12 @@ class Dirty:
         heapq.heapify(heap)
         waiting = {number for _, number in heap}
         self._ids.clear()
+        last = 0
         while heap:
             depth, number = heapq.heappop(heap)
+            if depth != last:  # what a listing holds was written by those one deeper, all of which are done
+                self._rows.flush()
+                last = depth
             waiting.discard(number)
             parent = self._listed(sink, number)
             if parent > 0 and parent not in waiting:
@@ -129,15 +135,12 @@ class Dirty:
         """Write the listing of a directory; the one above, whose listing differs then, or 0."""
         content = trees.write_lines(sink.writer, self._rows.lines(number))
         files, size, links = self._rows.sums(number)
-        directory = self._rows.directory(number)
-        assert directory is not None
-        row = self._rows.get(directory.parent, directory.name)
-        assert row is not None
+        parent, row = self._rows.above(number)
         line = relisted(row[7], content)
         if (files, size, links, line) == row[4:]:
             return 0
-        self._rows.put(directory.parent, (*row[:4], files, size, links, line))
-        return directory.parent
+        self._rows.put(parent, (*row[:4], files, size, links, line))
+        return parent
 
 
 def renamed(line: bytes, name: bytes, *, link: str | None = None) -> bytes:
@@ -153,6 +156,9 @@ def renamed(line: bytes, name: bytes, *, link: str | None = None) -> bytes:
 
 def relisted(line: bytes, content: Content) -> bytes:
     """The line of a directory that holds another listing."""
+    # Keys are sorted, and a directory has no `data`: what changes stands first.
+    if (rest := _LISTED.match(line)) is not None:
+        return records.written(content.record)[:-1] + line[rest.end() :]
     fields = json.loads(line)
     fields.pop("depth", None)
     return records.written(fields | content.record)

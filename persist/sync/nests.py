@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from persist.sync.rows import Directory, Rows, generation_of, uuid_of
+from persist.sync.rows import Directory, Rows, generation_of
 from persist.sync.sources import Source
+from persist.sync.volumes import uuid_of
 from town import files
 
 if TYPE_CHECKING:

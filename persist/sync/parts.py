@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
-from persist.sync import declared, nests, rows
+from persist.sync import declared, nests, volumes
 from persist.sync.bulk import Bulk
 from persist.sync.changes import Update
 from persist.sync.entries import Entries
@@ -52,7 +52,7 @@ class Parts:
 
     def _made(self) -> Directory:
         fd, name = self._source.fd, os.fsencode(self._entry.path.name)
-        volume = rows.volume(self._work.index, self._source.volume.uuid)
+        volume = volumes.volume(self._work.index, self._source.volume.uuid)
         number, inode, generation = self._rows.fresh(), os.fstat(fd).st_ino, generation_of(fd)
         tree, prunes = self._rows.tree, self._context.prunes(())
         made = Directory(number, tree, volume, inode, generation, -tree, name, prunes)
@@ -118,7 +118,7 @@ class Parts:
                 return
             if fresh or not source.frozen:
                 self.notes.add("subvolume" if source.frozen else "living", directory.parent, directory.name)
-            volume = rows.volume(self._work.index, source.volume.uuid)
+            volume = volumes.number(self._work.index, source, directory.volume)
             before = self._rows.get(directory.parent, directory.name)
             if directory.volume != volume:
                 self._rows.touch(self._rows.links_below(directory.id))

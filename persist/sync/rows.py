@@ -4,27 +4,26 @@ A row of a listing is a tuple, for there are as many as files: name, inode, ctim
 directory it leads to, sums of files, bytes and names of linked files at and below it, its line as the format has it.
 """
 
-import fcntl
 import sqlite3
-import struct
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from persist.sync.bulk import HELD, Bulk, weight
 from persist.sync.index import Index
+from town import files
 
 Row = tuple[bytes, int, int, int | None, int, int, int, bytes]
 _INSERT = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ROW = "SELECT name, inode, ctime, child, files, bytes, links, line FROM entries"
-_GET_VERSION = 0x80087601  # FS_IOC_GETVERSION, include/uapi/linux/fs.h
+_ABOVE = (
+    "SELECT dirs.parent, entries.name, entries.inode, ctime, child, files, bytes, links, line FROM dirs "
+    "JOIN entries ON entries.dir = dirs.parent AND entries.name = dirs.name WHERE dirs.id = ?"
+)
 _BUFFERED = 5000  # rows that are written together
 _CHAIN = 1 << 16  # hashes of directories that are kept
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
+class Directory(NamedTuple):
     """A directory as the index knows it."""
 
     id: int
@@ -37,8 +36,7 @@ class Directory:
     prunes: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """What of one subvolume belongs to a tree: from the directory `dir` down, exact as of `transid` (0: it is not)."""
 
     dir: int
@@ -72,33 +70,12 @@ def drop_tree(index: Index, tree: int) -> None:
     index.db.execute("DELETE FROM trees WHERE id = ?", (tree,))
 
 
-def volume(index: Index, uuid: bytes) -> int:
-    """The number of a subvolume."""
-    found = index.db.execute("SELECT id FROM volumes WHERE uuid = ?", (uuid,)).fetchone()
-    if found is None:
-        return index.db.execute("INSERT INTO volumes(uuid) VALUES (?)", (uuid,)).lastrowid or 0
-    return int(found[0])
-
-
-def uuid_of(index: Index, number: int) -> bytes:
-    """The UUID of a subvolume by its number; empty when there is none."""
-    found = index.db.execute("SELECT uuid FROM volumes WHERE id = ?", (number,)).fetchone()
-    return bytes(found[0]) if found else b""
-
-
 def _directory(row: Sequence[Any]) -> Directory:
     number, tree, volume_, inode, generation, parent, name, prunes = row
     return Directory(number, tree, volume_, inode, generation, parent, name, bool(prunes))
 
 
-def generation_of(fd: int) -> int:
-    """When an inode was made, as far as the filesystem says: its number may be given again."""
-    number = bytearray(8)
-    try:
-        fcntl.ioctl(fd, _GET_VERSION, number)
-    except OSError:  # a filesystem without it
-        return 0
-    return int(struct.unpack("=Q", number)[0])
+generation_of = files.generation
 
 
 class Rows:
@@ -207,6 +184,8 @@ class Rows:
 
     def hashed(self, directory: int, name: bytes) -> bytes:
         """A hash of the path of a name: it says where something is, and is as short for a path of any length."""
+        from hashlib import blake2b  # loads OpenSSL: 4 ms
+
         trail: list[tuple[int, bytes]] = []
         while directory not in self._chain:
             parent, its = self._db.execute("SELECT parent, name FROM dirs WHERE id = ?", (directory,)).fetchone()
@@ -234,6 +213,18 @@ class Rows:
         if self.bulk is not None:
             self.bulk.add(row)
 
+    def put_all(self, directory: int, rows: Sequence[Row]) -> None:
+        """Some names of a directory, new or in the place of others."""
+        self.writes += len(rows)
+        self._rows += [(directory, *row) for row in rows]
+        self._held += sum(map(weight, rows))
+        if len(self._rows) >= _BUFFERED or self._held >= HELD:
+            self.flush()
+        if self.bulk is not None:
+            for row in rows:
+                if row[6]:  # else it counts for nothing
+                    self.bulk.add(row)
+
     def get(self, directory: int, name: bytes) -> Row | None:
         """A name of a directory."""
         self.flush()
@@ -246,10 +237,15 @@ class Rows:
         return self._db.execute(f"{_ROW} WHERE dir = ? ORDER BY name", (directory,))
 
     def lines(self, directory: int) -> Iterator[bytes]:
-        """The lines of its listing, in order."""
-        self.flush()
+        """The lines of its listing, in order, of what was flushed."""
         rows = self._db.execute("SELECT line FROM entries WHERE dir = ? ORDER BY name", (directory,))
         return (row[0] for row in rows)
+
+    def above(self, number: int) -> tuple[int, Row]:
+        """The directory above one, and the row that it has there, of what was flushed."""
+        parent, *row = self._db.execute(_ABOVE, (number,)).fetchone()
+        name, inode, ctime, child, files, size, links, line = row
+        return parent, (name, inode, ctime, child, files, size, links, line)
 
     def between(self, directory: int, first: bytes, last: bytes) -> tuple[dict[bytes, Row], bytes]:
         """The rows of a directory whose names lie between two, both included; up to which name they are all there."""
@@ -272,8 +268,7 @@ class Rows:
         return {name: (inode, child) for name, inode, child in rows}
 
     def sums(self, directory: int) -> tuple[int, int, int]:
-        """Files, bytes and names of linked files below a directory."""
-        self.flush()
+        """Files, bytes and names of linked files below a directory, of what was flushed."""
         said = "SELECT coalesce(sum(files), 0), coalesce(sum(bytes), 0), coalesce(sum(links), 0) FROM entries"
         files, bytes_, links = self._db.execute(f"{said} WHERE dir = ?", (directory,)).fetchone()
         return files, bytes_, links

@@ -10,13 +10,13 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from persist import degraded
 from persist.progress import Progress
-from persist.sync import declared, local, rows, schema, sources
+from persist.sync import declared, local, rows, schema, sources, standing
 from persist.sync.index import Index, Seen
 from persist.sync.local import LastSync, Record
 from persist.sync.look import TROUBLE, Look, Restart, look
@@ -118,6 +118,8 @@ class _Run:
             try:
                 with self._index.writing():
                     found = look(self._agent, work, self._options, self._before())
+                    if not self._options.dry_run:
+                        standing.follow(self._spec, self._agent, work.sources, found)
                     summary, note = self._rested(found) if self._rests(found) else self._ended(found)
             except Restart:
                 if self._session is None:
@@ -130,6 +132,7 @@ class _Run:
                 self._open()
             else:
                 self._remember(note)
+                self._stands(work, found)
                 return summary
         raise KeepsPruning(
             "packs that this sync builds on are about to be deleted, however often it begins anew",
@@ -164,6 +167,7 @@ class _Run:
             or index.get("where") != _where(self._spec)
             or not listed
             or not 0 <= time.time() - float(listed) < LISTED
+            or degraded.there(self._spec, self._agent)  # what was used without the store's word
             or interrupted(self._spec, self._agent)
         )
 
@@ -264,7 +268,7 @@ class _Run:
         def noted(record: Record) -> Record:
             kept = {path: before for path, before in record.known.items() if path in declared_}
             generation = max(record.generation, int(seen.name.split("-")[1], 16))
-            return replace(record, generation=generation, head=seen.name, known=kept | read, last=held, branch="")
+            return record._replace(generation=generation, head=seen.name, known=kept | read, last=held, branch="")
 
         return noted
 
@@ -274,6 +278,12 @@ class _Run:
         if not self._options.dry_run:
             local.change(self._spec, self._agent, note)
             unmark(self._spec, self._agent)
+
+    def _stands(self, work: Work, found: Look) -> None:
+        seen = self._index.state
+        if seen is not None and not self._options.dry_run:
+            asked = self._session is not None
+            standing.stands(self._spec, self._agent, work.sources, found, seen.name, asked=asked)
 
 
 def _where(spec: Spec) -> str:

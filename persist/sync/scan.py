@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from persist.bucket import trees
@@ -194,7 +194,7 @@ class Scanner:
             if moved is not None and moved.prunes == prunes:
                 if self._attach is None:
                     before = self._context.dirty.move(moved, level.id, name)
-                    return replace(moved, parent=level.id, name=name), before, None
+                    return moved._replace(parent=level.id, name=name), before, None
                 if not prunes and (row := self._attach(moved, level.id, name)) is not None:
                     return moved, None, row
         return self.made(fd, level.id, name, path), None, None
@@ -352,8 +352,7 @@ class Scanner:
         same = before is not None and not level.differs and level.settled
         level.settled = same or (level.settled and not level.unsure and not level.spilled)
         if not same:
-            for row in rows:
-                self._rows.put(level.id, row)
+            self._rows.put_all(level.id, rows)
         if before is not None:
             self._rows.forget_notes(level.parent, level.name)
         if same:

@@ -5,7 +5,7 @@ it is stored, so that it is read once.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from persist.bucket import agents, commits, leases, opening, tombs
@@ -244,13 +244,13 @@ def _remember(spec: Spec, agent: Agent, before: Record, state: State) -> None:
 def _noted(record: Record, state: State, told: tuple[str, ...]) -> Record:
     names = {str(name) for place in state.places for name in place.listing.commits}
     if state.lease is not None:
-        record = replace(record, sequence=max(record.sequence, state.lease.sequence))
+        record = record._replace(sequence=max(record.sequence, state.lease.sequence))
     if record.intended in names:  # sent, and then this machine was cut off
-        record = replace(record, written=record.intended)
+        record = record._replace(written=record.intended)
     head = state.head
     if head is None or head.name.generation < record.generation:  # another process here saw more meanwhile
         return record
-    return replace(record, generation=head.name.generation, head=str(head.name), told=told)
+    return record._replace(generation=head.name.generation, head=str(head.name), told=told)
 
 
 def _tell_first(agent: Agent, head: Head) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import Protocol
 
+from persist import degraded
 from persist.bucket import streaming
 from persist.bucket.blobs import Placed, Reader, Writer
 from persist.bucket.opening import Bucket
@@ -68,6 +69,8 @@ class Session:
                 self.state = history.hold(spec, agent, bucket, self.state, machine, wishes)
         except LeaseLost as lost:
             self.lost = lost
+        if not wishes.dry_run:  # it was reached; where it will not have this, nothing is on top, and the note stays
+            degraded.forget(spec, agent)
         self.head = self.state.head
         self.broken: frozenset[str] = frozenset()  # packs of what is built on that are damaged, missing or short
         self._others: dict[str, tuple[Pack, ...]] = {}  # states other than the head that trees of the index are of

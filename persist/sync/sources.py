@@ -9,12 +9,11 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
-from persist import entering, ground, leftovers
+from persist import copies, entering, ground, leftovers, snapshots
 from persist.ground import Ground
-from persist.leftovers import SNAPSHOTS
 from town import btrfs, changes, cli, files, mounts, subvolumes, terminal
 from town.changes import Changed
 from town.failure import Failure, TryLater, Unsafe
@@ -40,8 +39,7 @@ class SourceGone(Failure):
     """A declared directory is not there, or something else stands in its place."""
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(NamedTuple):
     """A subvolume: its UUID (empty: no btrfs), its snapshot, and the transaction that the snapshot is of."""
 
     uuid: bytes
@@ -49,8 +47,15 @@ class Volume:
     transid: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Standing(NamedTuple):
+    """The subvolume that a declared directory of the home is, and the transaction that its snapshot is of (0: none)."""
+
+    number: int
+    uuid: bytes
+    transid: int
+
+
+class Source(NamedTuple):
     """A directory, open: in a snapshot (`frozen`), with the living one beside it, or only living."""
 
     fd: int
@@ -73,12 +78,13 @@ class Sources:
     def __init__(self, spec: Spec, agent: Agent, here: Ground, stack: ExitStack, machine: str) -> None:
         self._spec, self._agent, self._ground, self._stack = spec, agent, here, stack
         self._prefix = leftovers.prefix(agent.name, machine) if machine else ""
-        self._bases: dict[bool, int | None] = {}
+        self._bases: dict[object, int | None] = {}
         self._volumes: dict[bytes, Volume] = {}
         self._numbers: dict[bytes, int] = {}  # of subvolumes that were opened
         self._places: dict[bytes, int] = {}  # device: where its snapshots lie, open
         self._changed: dict[tuple[bytes, int], dict[int, Changed] | None] = {}
         self._told = False
+        self.standing: dict[str, Standing] = {}  # declared directories of the home that are subvolumes of their own
         self.began = time.time_ns()
 
     def changed(self, volume: Volume, since: int) -> dict[int, Changed]:
@@ -95,7 +101,7 @@ class Sources:
     @contextmanager
     def source(self, entry: Persist) -> Iterator[Source | None]:
         """One declared directory, or None when it is not there. Raises Unsafe, InTheWay, WrongOwner."""
-        base = self._base(bound=entry.bound)
+        base = self._base(entry)
         if base is None:
             yield None
             return
@@ -106,6 +112,9 @@ class Sources:
             # In a home that is no subvolume of its own nobody takes a snapshot of whatever holds it.
             alone = os.fstat(living).st_dev == os.fstat(base).st_dev and not btrfs.is_subvolume(base)
             with self._frozen(living, None if alone else base) as source:
+                if not entry.apart and btrfs.is_subvolume(living):
+                    volume = source.volume
+                    self.standing[str(entry.path)] = Standing(self._numbers[volume.uuid], volume.uuid, volume.transid)
                 yield source
 
     @contextmanager
@@ -155,8 +164,9 @@ class Sources:
 
     @contextmanager
     def _directory(self, entry: Persist, base: int) -> Iterator[int | None]:
-        if entry.bound:
-            with entering.source(self._spec, self._agent, entry, base) as fd:
+        if entry.apart:
+            enter = copies.kept if entry.copied else entering.source
+            with enter(self._spec, self._agent, entry, base) as fd:
                 yield fd
             return
         fd, where = os.dup(base), self._spec.home(self._agent)
@@ -174,17 +184,17 @@ class Sources:
         finally:
             os.close(fd)
 
-    def _base(self, *, bound: bool) -> int | None:
-        if bound not in self._bases:
-            find = entering.maybe_persisted if bound else entering.maybe_home
-            self._bases[bound] = self._stack.enter_context(find(self._spec, self._agent, self._ground))
-        return self._bases[bound]
+    def _base(self, entry: Persist) -> int | None:
+        find = entering.maybe_persisted if entry.bound else copies.base if entry.copied else entering.maybe_home
+        if find not in self._bases:
+            self._bases[find] = self._stack.enter_context(find(self._spec, self._agent, self._ground))
+        return self._bases[find]
 
     def _volume(self, fd: int, *, snapshot: bool) -> Volume:
         """The subvolume that an open directory lies in, with a snapshot where one can be taken."""
         with files.opened(subvolumes.root_of(fd)) as root:
             known = btrfs.info(root)
-            uuid = known.uuid.bytes
+            uuid = known.uuid_bytes
             self._numbers[uuid] = known.id
             if uuid not in self._volumes:
                 self._volumes[uuid] = Volume(uuid)
@@ -222,10 +232,9 @@ class Sources:
         """Where snapshots of that filesystem lie. What killed runs left there goes first."""
         device = mounts.of(root).source
         if device not in self._places:
-            top = self._stack.enter_context(btrfs.top_level(os.fsdecode(device)))
-            with suppress(FileExistsError):
-                os.mkdir(SNAPSHOTS, 0o700, dir_fd=top)
-            place = self._stack.enter_context(files.opened(files.enter(top, SNAPSHOTS)))
+            there = snapshots.shown(root)
+            opening = snapshots.made(os.fsdecode(device)) if there is None else files.opened(there)
+            place = self._stack.enter_context(opening)
             for _ in leftovers.sweep(place, time.time(), agent=self._agent.name):
                 pass  # what cannot be deleted now stays for the next
             self._places[device] = place

@@ -3,11 +3,10 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from persist.sync import declared, nests, rows
+from persist.sync import declared, nests, rows, volumes
 from persist.sync.index import Index
 from persist.sync.readers import Readers
 from persist.sync.rows import Part, Row, Rows, generation_of
@@ -23,20 +22,20 @@ if TYPE_CHECKING:
 OTHERS = 1000  # changed inodes of a subvolume, none of them of interest, after which they are not looked at again
 
 
-@dataclass(frozen=True, slots=True)
 class Work:
     """What the scans of all declared paths share."""
 
-    index: Index
-    sources: Sources
-    sink: "Sink"
-    person: "Person"
-    readers: Readers
-    took: Callable[[int, int], None]
+    __slots__ = ("index", "person", "readers", "sink", "sources", "took")
+
+    def __init__(
+        self, index: Index, sources: Sources, sink: "Sink", person: "Person", readers: Readers,
+        took: Callable[[int, int], None],
+    ) -> None:  # fmt: skip
+        self.index, self.sources, self.sink = index, sources, sink
+        self.person, self.readers, self.took = person, readers, took
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """A declared path as it is now: its row, and its number in the index.
 
     `same`: that is what the index knew, as the state `state` of the store; `fresh`: it was read in full; `notes`: what
@@ -88,8 +87,9 @@ class _Tree:
         found = rows.find_tree(self._work.index, path)
         if found is not None:
             known = Rows(self._work.index, found[0])
-            volume = rows.volume(self._work.index, self._source.volume.uuid)
-            top, here = known.top(), (volume, os.fstat(fd).st_ino, generation_of(fd))
+            top = known.top()
+            volume = volumes.number(self._work.index, self._source, top.volume if top is not None else 0)
+            here = (volume, os.fstat(fd).st_ino, generation_of(fd))
             if top is not None and (top.volume, top.inode, top.generation) == here:
                 self._state = found[2]
                 return known, found[1] == self._rule
@@ -135,7 +135,7 @@ class _Tree:
     def _is_unchanged(self, part: Part, source: Source) -> bool:
         if not source.frozen or not 0 < part.transid <= source.volume.transid:
             return False
-        if rows.volume(self._work.index, source.volume.uuid) != part.volume:
+        if volumes.number(self._work.index, source, part.volume) != part.volume:
             return False
         with suppress(TooMany):
             return not self._work.sources.changed(source.volume, part.transid)

@@ -72,13 +72,22 @@ class Home:
             self.town.agents.mkdir()
             return
         with btrfs.top_level(self.town.device) as top, files.opened(files.enter(top, "@agents")) as agents:
-            for name in map(os.fsdecode, files.names(agents)):
-                with files.opened(files.enter(agents, name)) as fd:
-                    nested = btrfs.is_subvolume(fd)
-                (btrfs.delete if nested else files.remove_tree)(agents, name)
+            for nested in btrfs.nested(agents):
+                _delete(agents, PurePosixPath(os.fsdecode(nested.path)))
+            for name in files.names(agents):
+                files.remove_tree(agents, name)
         self.town.mount()
         self.town.prove()
 
     def forget(self) -> None:
         """The machine knows nothing any more: no id, no lease, no index."""
         shutil.rmtree(self.town.spec.state_dir, ignore_errors=True)
+
+
+def _delete(directory: int, path: PurePosixPath) -> None:
+    """A subvolume, and those in it."""
+    with files.opened(files.open_beneath(directory, path)) as fd:
+        for nested in btrfs.nested(fd):
+            _delete(fd, PurePosixPath(os.fsdecode(nested.path)))
+    with files.opened(files.open_beneath(directory, path.parent)) as parent:
+        btrfs.delete(parent, path.name)

@@ -96,7 +96,7 @@ class Machine:
         return state.head.commit.bytes
 
     def descends(self, name: Name) -> None:
-        local.change(self.spec, self.agent, lambda record: replace(record, known={str(PATH): str(name)}))
+        local.change(self.spec, self.agent, lambda record: record._replace(known={str(PATH): str(name)}))
 
     def commit(self, value: int, packs: tuple[Pack, ...] = ()) -> Commit:
         top = Top(PATH, Entry(b"projects", "dir", 0o700, 0, content=Content(())), 1, value)

@@ -2,7 +2,6 @@
 
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,7 +111,7 @@ def test_the_hooks_own_program_destroys_it_when_metadata_is_full_and_then_a_rena
 
 def _left(top: int, room: int) -> None:
     """Fill the metadata until about `room` bytes of it are left."""
-    other = replace(NAMES, subvolume="@other")
+    other = NAMES._replace(subvolume="@other")
     for names in (NAMES, other):  # they take the chunks before data does
         ballast.make(top, names)
     with files.opened(btrfs.create(top, "full")) as full:

@@ -207,12 +207,12 @@ def test_a_nested_subvolume_has_a_base_of_its_own(made: Town) -> None:
 
 def test_another_subvolume_in_the_place_of_the_agents_is_read_in_full(made: Town) -> None:
     (source(made) / "f").write_text("x")
-    synced(made)
     with (
         files.opened(files.open_dir(made.persisted / "agents")) as above,
         files.opened(files.open_dir(made.persisted / "agents/ada")) as fd,
     ):
         os.close(btrfs.snapshot(fd, above, "copy", read_only=False))
+    synced(made)
     undo(made.agents)
     os.rename(made.persisted / "agents/ada", made.persisted / "agents/before")
     os.rename(made.persisted / "agents/copy", made.persisted / "agents/ada")

@@ -135,7 +135,7 @@ class Machines(RuleBasedStateMachine):
             (made / "deep/f").write_text("came in")
             for path in (made, made / "deep", made / "deep/f"):
                 os.chown(path, ADA, ADA)
-            os.rename(made, home.projects / f"in{next(_NUMBERS)}")
+            shutil.move(made, home.projects / f"in{next(_NUMBERS)}")  # a subvolume of its own: what is moved is copied
 
     @rule(machine=MACHINES, take_over=st.booleans())
     def sync(self, machine: int, take_over: bool) -> None:

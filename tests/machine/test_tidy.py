@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from persist import ballast, device, homes, rollback, room
+from persist import ballast, homes, rollback, room
 from tests.machine import olds
 from town import btrfs, files, spec
 
@@ -246,8 +246,11 @@ def test_one_home_that_cannot_be_deleted_stops_no_other(
     assert olds.names(btrfs_top) == [olds.key(1)]
 
 
-def test_without_btrfs_there_is_nothing_to_tidy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_btrfs_and_old_homes_there_is_nothing_to_tidy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "town.toml"
-    file.write_text("[town]\n[agents.ada]\nuid = 41100\n")
-    assert olds.tidy(file) == device.NoBtrfs.status
-    assert "[town.btrfs]" in capsys.readouterr().err
+    (tmp_path / "agents").mkdir(mode=0o755)
+    file.write_text(f'[town]\nagents_dir = "{tmp_path}/agents"\n[agents.ada]\nuid = 41100\n')
+    assert olds.tidy(file) == 0
+    assert "nothing to do" in capsys.readouterr().out

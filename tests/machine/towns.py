@@ -13,7 +13,7 @@ import pytest
 
 from persist import cli, proof
 from tests.reach import PYTHON
-from town import btrfs, files, kernel, mounts, process, spec
+from town import btrfs, files, kernel, mounts, process, spec, standing
 from town.process import Person
 
 ADA, VOX = 41100, 41101
@@ -138,6 +138,7 @@ def town(btrfs_device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     # Not the test's own monkeypatch: a test that undoes its changes keeps its proof.
     with made(base, btrfs_device, capsys) as there, pytest.MonkeyPatch.context() as ours:
         ours.setattr(proof, "PROOF", there.proof)
+        ours.setattr(standing, "RUN", base / "run")
         yield there
 
 

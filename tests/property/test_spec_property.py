@@ -6,6 +6,7 @@ NUKETOWN_SCALE multiplies how many examples are tried: NUKETOWN_SCALE=100 for a 
 
 import copy
 import datetime
+import re
 import string
 import tomllib
 from pathlib import Path
@@ -166,6 +167,12 @@ def test_an_agent_of_any_name_with_any_value_below_it_is_told_in_plain_words(
     outcome(toml(TREE | {"agents": {name: ada, other: value}}))
 
 
+@bounded
+@given(st.from_regex(grammar._PRIVATE_KEY) | st.text(st.sampled_from("-AGESCRTKYPIVB 1qſKı"), max_size=40))
+def test_a_private_key_is_found_where_its_pattern_finds_it(text: str) -> None:
+    assert grammar.holds_secret(text) == bool(re.search(grammar._PRIVATE_KEY, text))
+
+
 # Specs that are right, whatever they hold.
 PLAIN = string.ascii_letters + string.digits
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,30}", fullmatch=True).filter(
@@ -174,7 +181,7 @@ NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,30}", fullmatch=True).filter(
 VISIBLE = st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"])
 PROSE = st.text(
     st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]) | st.sampled_from("\n\t"), max_size=60
-).filter(lambda text: not grammar.SECRET.search(text))
+).filter(lambda text: not grammar.holds_secret(text))
 LINE = st.text(VISIBLE, min_size=1, max_size=30).filter(lambda text: text == text.strip())
 COMPONENT = st.text(VISIBLE.filter(lambda c: c != "/"), min_size=1, max_size=20).filter(
     lambda text: text not in (".", "..")
@@ -196,7 +203,10 @@ def entry(draw: st.DrawFn, path: str, via: bool) -> object:
     made: dict[str, object] = {"path": path, "class": class_, "required": draw(st.booleans())}
     if via and class_ == "data" and draw(st.booleans()):
         made["via"] = draw(st.sampled_from(["bind", "store", "both"]))
-    if draw(st.booleans()):
+    made["type"] = draw(st.sampled_from(["directory", "file"]))
+    if via and class_ == "credential":
+        made["upload"] = draw(st.booleans())
+    if made["type"] == "directory" and draw(st.booleans()):
         made["preset"] = draw(st.sampled_from([name for name in presets.names() if not presets.preset(name).env]))
     return made
 

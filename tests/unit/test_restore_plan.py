@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from persist.restore import plan
-from persist.restore.plan import (
+from persist.restore.actions import (
     Begun,
     Bind,
     Blocked,

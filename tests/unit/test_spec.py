@@ -22,6 +22,16 @@ def read(text: str) -> Spec:
     return spec.parse(text.encode(), FILE)
 
 
+def test_a_spec_is_the_same_wherever_its_file_lies() -> None:
+    here, there = read(LEAST), spec.parse(LEAST.encode(), Path("/elsewhere/town.toml"))
+    assert here.file != there.file
+    assert here == there
+    assert (here != there) is False
+    assert hash(here) == hash(there)
+    assert here != read(LEAST + 'role = "other"\n')
+    assert here != (here.town, here.agents)
+
+
 def test_the_example_is_accepted_as_it_stands() -> None:
     ada, vox = spec.load(EXAMPLE).agents
     assert (ada.uid, ada.gid, ada.sudo, ada.git.signing) == (1100, 1100, True, "gpg")

@@ -40,7 +40,7 @@ def test_the_example_is_right_and_said_in_a_few_lines(capsys: pytest.CaptureFixt
     assert all(line.startswith("persist: note: ") for line in said.err.splitlines())
 
 
-NOTED = ["town.sync.every", "agents.ada.sudo", "agents.ada.devices"]
+NOTED = ["agents.ada.sudo", "agents.ada.devices"]
 
 
 def test_what_is_read_and_not_carried_out_is_noted_and_changes_no_status(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,11 +53,16 @@ def test_what_is_read_and_not_carried_out_is_noted_and_changes_no_status(capsys:
     assert lines == [f"persist: note: {note['where']}: {note['what']}" for note in found]
 
 
-def test_a_town_without_btrfs_is_told_that_nothing_is_wiped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_town_without_btrfs_is_told_that_no_boot_rolls_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "town.toml").write_bytes(LEAST)
     assert check(tmp_path / "town.toml") == 0
     said = capsys.readouterr()
-    assert said.err == "persist: note: town.btrfs: is left out: no home is wiped at boot\n"
+    assert (
+        said.err
+        == "persist: note: town.btrfs: is left out: no boot rolls homes back, the first restore of each sets them aside\n"
+    )
 
 
 @pytest.mark.root

@@ -1,0 +1,102 @@
+"""`persist tidy` where nothing rolls back: homes in agents_dir/.old that `town.keep` does not keep are deleted."""
+
+import os
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from persist import ground, outgoing, places
+from persist.outgoing import Entry
+from town import btrfs, cli, files, grammar, mounts
+from town.failure import DONE, FAILED, Failure
+from town.spec import KeepHomes, Spec
+from town.terminal import shown, size
+
+_NOTHING = "nothing to do: nothing that is kept has to go"
+
+
+class CannotDelete(Failure):
+    """The filesystem refused to delete an old home; what is left of it is deleted by another tidy."""
+
+
+class Delete(NamedTuple):
+    """Delete the homes of one boot."""
+
+    entry: Entry
+    why: str
+
+    def __str__(self) -> str:
+        return f"{shown(self.entry.name)}: {self.why}"
+
+
+def tidy(town: Spec, now: datetime, *, dry_run: bool, as_json: bool) -> int:
+    """Delete what is not kept, each thing said when it is done. FAILED when something could not be deleted."""
+    done, status = list[Delete](), DONE
+    with ground.agents_dir(town) as agents, outgoing.opened(town, agents) as old:
+        for action in [] if old is None else _planned(old, town.town.keep, now):
+            try:
+                assert old is not None
+                if not dry_run:
+                    _delete(town, old, action.entry.name)
+            except Failure as failure:
+                cli.tell("persist", failure, shown(action.entry.name))
+                status = FAILED
+                continue
+            done.append(action)
+            if not as_json:
+                print(f"{'delete    ' if dry_run else 'deleted   '}{action}", flush=True)
+    if as_json:
+        deleted = [{"name": cli.named(each.entry.name), "why": each.why} for each in done]
+        cli.put_json({"dry_run": dry_run, "deleted": deleted})
+    elif not done and status == DONE:
+        print(_NOTHING)
+    return status
+
+
+def _planned(old: int, keep: KeepHomes, now: datetime) -> Iterator[Delete]:
+    """One after the other, since only then is known how much room there is. The newest never goes."""
+    found = outgoing.entries(old)
+    whole = [entry for entry in found if not entry.name.startswith(places.DELETING)]
+    yield from (Delete(entry, "an earlier run began it") for entry in found if entry not in whole)
+    for entry in whole[:-1]:
+        if why := _reason(entry, whole, keep, now) or _short(old, keep.free):
+            yield Delete(entry, why)
+
+
+def _reason(entry: Entry, whole: Sequence[Entry], keep: KeepHomes, now: datetime) -> str:
+    if entry not in whole[-keep.homes :]:
+        return f"not among the newest {keep.homes}"
+    days = (now - entry.time).days
+    return f"set aside {days} days ago" if now - entry.time >= timedelta(days=keep.days) else ""
+
+
+def _short(old: int, free: str) -> str:
+    """What there is too little of; empty when there is enough."""
+    there = os.fstatvfs(old)
+    room = there.f_bavail * there.f_frsize
+    wanted = grammar.free_bytes(free, there.f_blocks * there.f_frsize)
+    return f"room for only {size(room)} was left, less than {free}" if room < wanted else ""
+
+
+def _delete(town: Spec, old: int, name: bytes) -> None:
+    place = os.fsencode(os.path.realpath(town.town.agents_dir / outgoing.DIRECTORY)) + b"/" + name
+    found = [mount.target for mount in mounts.table() if mount.target == place or mount.target.startswith(place + b"/")]
+    if found:
+        raise CannotDelete(f"something is mounted in it: {shown(found[0])}", hint="unmount it, then: persist tidy")
+    try:
+        if not name.startswith(places.DELETING):
+            os.rename(name, places.DELETING + name, src_dir_fd=old, dst_dir_fd=old)
+            name = places.DELETING + name
+        files.remove_tree(old, name, other=_subvolume)
+    except OSError as error:
+        raise CannotDelete(f"cannot be deleted: {error.strerror}", hint="dmesg and lsattr may say why") from error
+
+
+def _subvolume(directory: int, name: bytes) -> None:
+    """A subvolume below what is deleted: what lies in it goes first, then itself."""
+    with files.opened(files.enter(directory, name)) as fd:
+        if not btrfs.is_subvolume(fd):
+            raise OSError(18, "another filesystem is mounted in it")
+        for below in files.names(fd):
+            files.remove_tree(fd, below, other=_subvolume)
+    btrfs.delete(directory, os.fsdecode(name))
