@@ -116,6 +116,7 @@ class Broom:
         self.taken: dict[str, Taken] = {}
         self.left: list[Left] = []
         self.failed: set[str] = set()  # agents of whom something is there that should not be
+        self._late = False  # whether the time of any agent is over
 
     def sweep(self, top: int) -> None:
         """Everything below the open directory `top`. Raises OutOfTime, Unsafe, OSError."""
@@ -157,6 +158,7 @@ class Broom:
                     if _identity(os.fstat(fd)) != level.identity:
                         return False
                     self._emptied(fd, done, level)
+                    self._budget.charge(done.agent)  # to come back and to remove it takes longer than to enter it
         finally:
             os.close(fd)
 
@@ -170,10 +172,11 @@ class Broom:
             name = os.fsencode(entry.name)
             if level.stays is not None and name in level.stays:
                 continue
-            is_directory = entry.is_dir(
-                follow_symlinks=False
-            )  # as the listing says: it is looked at when it is entered
-            found = None if is_directory else _looked(fd, name)
+            # As the listing says: it is looked at when it is entered.
+            is_directory = entry.is_dir(follow_symlinks=False)
+            found = None if is_directory and not self._late else _looked(fd, name)
+            if self._late and isinstance(found, os.stat_result) and self._passed_by(found, level):
+                continue
             if is_directory or (isinstance(found, os.stat_result) and stat.S_ISDIR(found.st_mode)):
                 level.todo.append(name)
                 if len(level.todo) >= most and not self._dry:
@@ -181,6 +184,15 @@ class Broom:
             elif found is not None:
                 self._met(fd, name, found, level)
         return bool(level.todo)
+
+    def _passed_by(self, found: os.stat_result, level: _Level) -> bool:
+        """Whether it belongs to one whose time is over: of millions none is held, or looked for again."""
+        agent = self._owners.of(found.st_uid)
+        self._budget.charge(agent or level.agent)
+        if agent is None or not self._is_over(agent):
+            return False
+        level.kept += 1
+        return True
 
     def _met(self, fd: int, name: bytes, found: os.stat_result | OSError, level: _Level) -> None:
         """One thing that is no directory, or that cannot be looked at: something is mounted there."""
@@ -282,6 +294,7 @@ class Broom:
         if not self._budget.over(agent):
             return False
         self.failed.add(agent.name)
+        self._late = True
         return True
 
     def _stays(

@@ -6,6 +6,7 @@ may have the uids that /etc/subuid gives the agent). Sources: proc_pid_status(5)
 
 import fcntl
 import os
+import select
 import signal
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -22,6 +23,7 @@ _COMMAND = 60  # characters of a command line that are shown
 _NESTED = 40  # user namespaces within each other; the kernel allows 32
 _FEW = 8
 _PAUSE = 0.05
+_NOBODYS = (1 << 32) - 2  # the highest uid there is: no account has it
 GRACE, BOUND = 10.0, 15.0  # seconds that processes have to end, and that killing them may take
 
 
@@ -255,13 +257,29 @@ def _signal_all(uid: int, number: int) -> bool:
         try:
             os.setgroups([])
             os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            if os.getresuid() == (uid, uid, uid):  # as root it would end the machine
+            _become(uid)
+            if os.geteuid() == uid and 0 not in os.getresuid():  # as root it would end the machine
                 os.kill(-1, number)
                 status = 0
         finally:
             os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 1
+    return _ended(child) != 1
+
+
+def _become(uid: int) -> None:
+    """Take the agent's effective uid alone: that reaches its processes, and the other two keep them from this one."""
+    try:
+        os.setresuid(_NOBODYS, uid, _NOBODYS)
+    except OSError:  # a container's user namespace does not have that uid
+        os.setresuid(uid, uid, uid)
+
+
+def _ended(child: int) -> int:
+    """How it ended. Whoever stopped it does not stop who waits for it."""
+    with files.opened(os.pidfd_open(child)) as fd:
+        while not select.select([fd], [], [], _PAUSE)[0]:
+            signal.pidfd_send_signal(fd, signal.SIGCONT)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _cgroup(pid: str) -> str:

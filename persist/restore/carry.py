@@ -201,7 +201,7 @@ def settle(site: Site) -> None:
 
 
 def _warn_of_owners(site: Site, known: lineage.Known) -> None:
-    """What belongs to another uid by now (the agent's was changed) is not brought over, and not passed over in silence."""
+    """What belongs to another uid by now (the agent's was changed) is not brought over, which is said."""
     for path, (first, *_) in known.items():
         fd = _by_number(site.ground.agents, first)
         if fd is None:

@@ -19,7 +19,7 @@ from town.spec import Agent, Persist, Spec
 from town.terminal import shown
 
 if TYPE_CHECKING:
-    from persist.restore.asking import Answer
+    from persist.restore.question import Answer
 
 ROOT = (0, 0)
 PARENTS = 0o711  # root's: others may pass through, not look around

@@ -199,7 +199,7 @@ def test_an_install_that_was_cut_off_at_any_step_is_taken_back_whole(
             raise KeyboardInterrupt
         do(self, action)  # type: ignore[arg-type]
 
-    for steps[1] in range(0, 28, 3):
+    for steps[1] in range(0, 31, 3):
         steps[0] = 0
         monkeypatch.setattr(Placing, "do", cut_off)
         tree.persist("install")

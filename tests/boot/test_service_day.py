@@ -138,6 +138,8 @@ systemctl start nuketown-agent@ada.target nuketown-agent@vox.target; echo "start
 sent sent
 for path in data/team mem/team; do echo "mode.$path $(stat -c %a:%U:%G /agents/ada/$path)"; done
 echo "fetched $(cat /agents/ada/data/team/a /agents/ada/mem/team/b | tr '\\n' ' ')$(cat /agents/vox/notes/v)"
+echo "came $(persist status ada | grep '^  data ')"
+echo "homes $(journalctl -b -u nuketown-homes.service -o cat | grep data)"
 twice() {{ [ "$(wc -l </run/synced)" -ge 2 ]; }}
 until_ twice 2>/dev/null; systemctl stop nuketown-sync.timer
 echo "timer $(wc -l </run/synced)"
@@ -289,6 +291,11 @@ def test_a_reboot_brings_back_what_was_sent_with_a_setgid_directory_as_it_was(da
     assert day.second["started"] == "0", day.second["said"]
     assert day.second["fetched"] == "a b v"
     assert day.second.states("mode") == {"data/team": "2770:ada:ada", "mem/team": "2770:ada:ada"}
+
+
+def test_a_reboot_brings_over_what_lies_on_this_machine_before_there_is_a_network(day: Day) -> None:
+    assert "carried over from the home before" in day.second["came"], day.second["said"]
+    assert "keep    /agents/ada/data (from the home set aside" in day.second["homes"]
 
 
 def test_the_timer_starts_one_sync_after_the_other(day: Day) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from persist.restore import asking
+from persist.restore import question
 from persist.sync import local
 from tests.machine.lineages import (
     BOTH,
@@ -259,8 +259,8 @@ def test_a_store_that_does_not_answer_holds_nobody_up(
     write(town, "b")
     boot(town)
     line.cut(how)
-    assert asking.SECONDS == 20
-    monkeypatch.setattr(asking, "SECONDS", 2.5)
+    assert question.SECONDS == 20
+    monkeypatch.setattr(question, "SECONDS", 2.5)
     before, began = children(), time.monotonic()
     said = ok(town, "restore", "ada")
     assert time.monotonic() - began < 6
@@ -285,7 +285,7 @@ def test_who_does_not_hold_the_lease_waits_for_a_store_that_hangs(
     local.change(town.spec, agent, lambda now: now._replace(lease=None))
     boot(town)
     line.cut("silent")
-    monkeypatch.setattr(asking, "SECONDS", 1.0)
+    monkeypatch.setattr(question, "SECONDS", 1.0)
     said = town.persist("restore", "--fetch", "ada")
     assert said.status == 1, "no home yet"
     ok(town, "restore", "--local", "ada")
@@ -322,6 +322,6 @@ def test_a_question_that_is_cut_off_counts_as_no_answer(kept: Town, monkeypatch:
         os.kill(os.getpid(), 9)
         raise AssertionError
 
-    monkeypatch.setattr(asking, "_put", dies)
+    monkeypatch.setattr(question, "_put", dies)
     assert "cut off" in ok(kept, "restore", "ada").err
     assert Path(kept.persisted / ".nuketown/degraded/ada.json").exists()
