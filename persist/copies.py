@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from persist import copied, entering, ground, outgoing, places
 from persist.ground import Ground
-from town import files, kernel
+from town import btrfs, files, kernel
 from town.btrfs import BtrfsFailed
 from town.failure import Failure, TryLater, Unsafe
 from town.spec import Agent, Persist, Spec
@@ -117,20 +117,24 @@ def _there(spec: Spec, agent: Agent, entry: Persist, home: int) -> bool:
         if parent is None:
             return False
         with suppress(FileNotFoundError):
-            os.stat(entry.path.name, dir_fd=parent, follow_symlinks=False)
+            files.look(parent, entry.path.name)
             return True
     return False
 
 
-def read_home(spec: Spec, agent: Agent, entry: Persist, home: int) -> Held | None:
-    """The agent's file, or None where there is none. Raises NotCopied, Changing, Unsafe, InTheWay, OSError."""
+def read_home(spec: Spec, agent: Agent, entry: Persist, home: int, *, durably: bool = False) -> Held | None:
+    """The agent's file, or None where there is none. Raises NotCopied, Changing, Unsafe, InTheWay, OSError.
+
+    `durably`: what is read is on the disk then.
+    """
     with _parent(spec, agent, entry, home) as parent:
         if parent is None:
             return None
-        return read(parent, entry.path.name, {agent.uid}, shown(str(spec.home(agent) / entry.path)))
+        what = shown(str(spec.home(agent) / entry.path))
+        return read(parent, entry.path.name, {agent.uid}, what, durably=durably)
 
 
-def read(directory: int, name: str, owners: set[int], what: str) -> Held | None:
+def read(directory: int, name: str, owners: set[int], what: str, *, durably: bool = False) -> Held | None:
     """A plain file of an open directory that an agent may change meanwhile, or None; `what` is for the message.
 
     Raises NotCopied for what is not one of `owners`, with one name and at most 16 MiB; Changing.
@@ -153,6 +157,8 @@ def read(directory: int, name: str, owners: set[int], what: str) -> Held | None:
             after = os.fstat(fd)
             if _times(found) == _times(after):
                 break
+        if durably:
+            os.fsync(fd)
         return Held(data, stat.S_IMODE(found.st_mode) & 0o777, found.st_mtime_ns)
 
 
@@ -192,20 +198,34 @@ def out(spec: Spec, agent: Agent, entry: Persist, home: int, below: int, *, was_
     `was_there`: it was in this very home before, so that a missing one was removed, and what is kept goes too.
     Raises NotCopied, Changing, Unsafe, InTheWay, OSError: then what was kept stays.
     """
-    name, now = entry.path.name, read_home(spec, agent, entry, home)
+    name, now = entry.path.name, read_home(spec, agent, entry, home, durably=True)
     with kept(spec, agent, entry, below) as fd:
         before = None if fd is None else read_kept(fd, name)
         if now is None:
             if fd is not None and before is not None and was_there:
+                settled(home)
                 os.unlink(name, dir_fd=fd)
                 os.fsync(fd)
             return False
         if now.same(before):
             return True
+    settled(home)
     with files.opened(make_kept(entry, below)) as fd:
         files.write_beneath(fd, name, now.data, mode=now.mode, owner=_ROOT)
         os.utime(name, ns=(now.mtime, now.mtime), dir_fd=fd, follow_symlinks=False)
     return True
+
+
+def settled(home: int) -> None:
+    """What was renamed or removed in an open home is so on the disk: before anything elsewhere goes by it.
+
+    After a power cut the home is looked at as the disk has it: what is older there is not to take the place of what was
+    kept, and what never got there does not count as removed. Raises OSError, BtrfsFailed.
+    """
+    if btrfs.is_btrfs(home):
+        btrfs.commit(home)
+    else:
+        kernel.syncfs(home)
 
 
 def into(spec: Spec, agent: Agent, entry: Persist, home: int, below: int, parent: int, *, over: bool = False) -> bool:

@@ -1,6 +1,6 @@
 """Which old homes stay: the plan of `persist tidy` as values. Nothing here touches a disk or a clock."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -54,13 +54,15 @@ class Relieve:
 Action = Delete | MakeBallast | GiveWay | Relieve
 
 
-def plan(oldest_first: Sequence[Aside], names: Btrfs, now: datetime, *, ballast: bool) -> tuple[Action, ...]:
-    """What a tidy does, in this order; `ballast`: whether there is one. The newest home is never in it.
+def plan(
+    oldest_first: Sequence[Aside], names: Btrfs, now: datetime, *, ballast: bool, spared: Container[bytes] = ()
+) -> tuple[Action, ...]:
+    """What a tidy does, in this order; `ballast`: whether there is one. The newest home is never in it, nor `spared`.
 
     Deletes come first, then the ballast, then what only a lack of room costs: each of those looks for itself.
     """
     whole = [entry for entry in oldest_first if entry.home and not entry.deleting]
-    newest = {entry.name for entry in whole[-1:]}
+    newest = {entry.name for entry in whole[-1:]} | {entry.name for entry in whole if entry.name in spared}
     among = {entry.name for entry in whole[-names.keep.homes :]}
     deletes = [
         Delete(entry, why)

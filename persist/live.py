@@ -88,7 +88,7 @@ def _clone(agent: Agent, path: PurePosixPath, live: int, inside: int) -> None:
 def _cloned(agent: Agent, source: int, target: int, name: str) -> None:
     from persist.adopt import copying
 
-    if not stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
+    if not stat.S_ISDIR(files.look(source, name).st_mode):
         _Copy(agent, over=False).name(source, target, name, name)
         return
     os.mkdir(name, 0o700, dir_fd=target)
@@ -124,7 +124,7 @@ class _Copy:
         self._left -= 1
         if self._left < 0 or depth > _DEEPEST:
             raise NotCopied(f"{shown(what)} holds more than a login or a key does", hint="look at what lies in it")
-        found = os.stat(name, dir_fd=source, follow_symlinks=False)
+        found = files.look(source, name)
         if stat.S_ISDIR(found.st_mode):
             self._directory(source, target, name, what, depth)
         elif stat.S_ISLNK(found.st_mode):
@@ -186,6 +186,6 @@ def _has(top: int, path: PurePosixPath) -> bool:
 
 def _is_there(directory: int, name: str) -> bool:
     with suppress(FileNotFoundError):
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
+        files.look(directory, name)
         return True
     return False

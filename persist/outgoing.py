@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from persist import entering
 from persist.ground import Ground
 from town import bootid, files, kernel, mounts, standing
 from town.failure import Failure, Unsafe
@@ -40,9 +41,11 @@ def is_old(spec: Spec, agent: Agent, here: Ground) -> bool:
     if spec.town.btrfs is not None or standing.noted(standing.HOMES, agent.name):
         return False
     try:
-        return stat.S_ISDIR(os.stat(agent.name, dir_fd=here.agents, follow_symlinks=False).st_mode)
+        return stat.S_ISDIR(files.look(here.agents, agent.name).st_mode)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise entering.in_the_way(spec.home(agent), error) from error
 
 
 def note(spec: Spec, agent: Agent) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from persist import ground, outgoing, places
 from persist.outgoing import Entry
-from town import btrfs, cli, files, grammar, mounts
+from town import cli, files, grammar, mounts, subvolumes
 from town.failure import DONE, FAILED, Failure
 from town.spec import KeepHomes, Spec
 from town.terminal import shown, size
@@ -87,16 +87,6 @@ def _delete(town: Spec, old: int, name: bytes) -> None:
         if not name.startswith(places.DELETING):
             os.rename(name, places.DELETING + name, src_dir_fd=old, dst_dir_fd=old)
             name = places.DELETING + name
-        files.remove_tree(old, name, other=_subvolume)
+        files.remove_tree(old, name, other=subvolumes.remove)
     except OSError as error:
         raise CannotDelete(f"cannot be deleted: {error.strerror}", hint="dmesg and lsattr may say why") from error
-
-
-def _subvolume(directory: int, name: bytes) -> None:
-    """A subvolume below what is deleted: what lies in it goes first, then itself."""
-    with files.opened(files.enter(directory, name)) as fd:
-        if not btrfs.is_subvolume(fd):
-            raise OSError(18, "another filesystem is mounted in it")
-        for below in files.names(fd):
-            files.remove_tree(fd, below, other=_subvolume)
-    btrfs.delete(directory, os.fsdecode(name))

@@ -1,6 +1,7 @@
 """What `persist tidy` says: what it would do, and what it did."""
 
 import os
+from collections.abc import Container
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import assert_never
@@ -34,11 +35,11 @@ class Outcome:
         return {entry.name for entry, _ in (*self.deleted, *self.in_use)} | {name for name, _ in self.failed}
 
 
-def tell_plan(top: int, names: Btrfs, now: datetime, *, json: bool) -> int:
+def tell_plan(top: int, names: Btrfs, now: datetime, *, json: bool, stays: Container[bytes] = ()) -> int:
     """Print what a tidy would do now, without what it would leave alone."""
     with aside.directory(top, names) as directory:
         found = [] if directory is None else aside.read(directory, now, _tell_broken)
-        actions = plan(found, names, now, ballast=ballast.whole(top, names))
+        actions = plan(found, names, now, ballast=ballast.whole(top, names), spared=stays)
         free = {entry.name for entry in found if directory is not None and _free(Old(top, directory, names.old), entry)}
     likely = [action for action in actions if isinstance(action, MakeBallast) or action.entry.name in free]
     likely = [action for action in likely if _likely(top, action)]

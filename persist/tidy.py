@@ -8,11 +8,11 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import assert_never
 
-from persist import aside, ballast, device, ground, leftovers, prune, rollback, room
+from persist import aside, ballast, device, ground, leftovers, prune, rollback, room, spared
 from persist.aside import Aside
 from persist.keep import Action, Delete, GiveWay, MakeBallast, Relieve, plan
 from persist.prune import InUse, Old
@@ -41,10 +41,10 @@ def command(arguments: argparse.Namespace) -> int:
         return outgone.tidy(town, now, dry_run=arguments.dry_run, as_json=arguments.json)
     if arguments.dry_run:
         with device.top(town) as top:
-            return tell_plan(top, _names(town), now, json=arguments.json)
+            return tell_plan(top, _names(town), now, json=arguments.json, stays=_spared(town, top))
     busy = Running("another persist tidy is running", hint="wait until it has ended")
     with device.top(town) as top, rollback.alone(_LOCK, busy):
-        outcome = Tidy(top, _names(town)).run(now, quiet=arguments.json)
+        outcome = Tidy(top, _names(town), _spared(town, top)).run(now, quiet=arguments.json)
         if arguments.json:
             cli.put_json(as_json(top, _names(town), outcome))
     for name, failure in outcome.failed:
@@ -57,8 +57,8 @@ def command(arguments: argparse.Namespace) -> int:
 class Tidy:
     """One run on the filesystem whose top level is open as `top`."""
 
-    def __init__(self, top: int, names: Btrfs) -> None:
-        self._top, self._names = top, names
+    def __init__(self, top: int, names: Btrfs, spared_: Container[bytes] = ()) -> None:
+        self._top, self._names, self._spared = top, names, spared_
         self._outcome = Outcome()
         self._progress = _Progress()
 
@@ -66,7 +66,7 @@ class Tidy:
         """Plan, then do; each thing is said on standard output when it is done, unless `quiet`."""
         with aside.directory(self._top, self._names) as directory:
             found = [] if directory is None else aside.read(directory, now, self._broken)
-            actions = plan(found, self._names, now, ballast=ballast.whole(self._top, self._names))
+            actions = plan(found, self._names, now, ballast=ballast.whole(self._top, self._names), spared=self._spared)
             old = None if directory is None else Old(self._top, directory, self._names.old)
             for line in self._apply(old, actions):
                 if not quiet:
@@ -183,6 +183,13 @@ class _Progress:
         """Take the line away."""
         if self._terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _spared(town: Spec, top: int) -> Container[bytes]:
+    found = spared.entries(town, top, _names(town))
+    for name, why in found.items():
+        say(f"persist: note: {shown(name)} stays: {why}")
+    return found
 
 
 def _names(town: Spec) -> Btrfs:

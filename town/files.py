@@ -180,6 +180,16 @@ def enter(directory: int, name: str | bytes, flags: int = DIRECTORY) -> int:
             raise
 
 
+def look(directory: int, name: str | bytes) -> os.stat_result:
+    """What has that name in an open directory, a symlink itself. What is mounted there is asked nothing.
+
+    Raises OSError: EXDEV where something is mounted.
+    """
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    with opened(kernel.openat2(directory, name, flags, 0, BENEATH | kernel.RESOLVE_NO_XDEV)) as fd:
+        return os.fstat(fd)
+
+
 def make_dirs(
     directory: int,
     path: PurePosixPath,

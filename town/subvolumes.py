@@ -118,7 +118,7 @@ def destroy(directory: int, name: bytes) -> None:
 
 
 def remove(directory: int, name: str | bytes) -> None:
-    """Remove `name` in an open directory, whatever it is, with all below it: subvolumes too, none of them read-only.
+    """Remove `name` in an open directory, whatever it is, with all below it: subvolumes too, also read-only ones.
 
     For what nobody but root can reach. Raises OSError; a mount in it is one.
     """
@@ -144,8 +144,20 @@ def _remove_whole(directory: int, name: bytes) -> None:
             number = trail.pop()
             if trail and (hangs := place(fd, number)) is not None:
                 with files.opened(opened_inode(fd, hangs.parent, hangs.directory)) as above:
-                    destroy(above, hangs.name)
+                    _destroy(above, hangs)
     destroy(directory, name)
+
+
+def _destroy(above: int, hangs: Place) -> None:
+    """The same where the subvolume that it hangs in may be read-only: its owner can make it so."""
+    try:
+        destroy(above, hangs.name)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        with files.opened(opened_root(above, hangs.parent)) as root:
+            btrfs.set_read_only(root, False)
+        destroy(above, hangs.name)
 
 
 def being_freed(fd: int) -> frozenset[int]:

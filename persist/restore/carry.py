@@ -191,6 +191,7 @@ def settle(site: Site) -> None:
         return
     _warn_of_owners(site, known)
     with entering.maybe_home(spec, agent, site.ground) as home:
+        _warn_of_gone(site, known, home)
         if home is None:
             return
         for path in [path for path, found in known.items() if len(found) > 1]:
@@ -215,6 +216,34 @@ def _warn_of_owners(site: Site, known: lineage.Known) -> None:
                 f"to uid {owner}, expected uid {site.agent.uid}: it is not brought over",
                 "what was written there since the last sync is in that home: persist homes, persist recall",
             )
+
+
+def _warn_of_gone(site: Site, known: lineage.Known, home: int | None) -> None:
+    """Where nothing is left of what lay at a path, what was not synced yet is lost, which is said."""
+    for path, candidates in known.items():
+        if _has(site, home, path) or any(_is_there(site.ground.agents, candidate) for candidate in candidates):
+            continue
+        cli.warn(
+            "persist",
+            f"{site.agent.name}: {shown(str(path))}: the subvolume that held it is gone, and with it whatever was "
+            f"written there since the last sync",
+            "the agent removed it, or the home set aside was deleted: persist homes shows those that are kept",
+        )
+
+
+def _has(site: Site, home: int | None, path: PurePosixPath) -> bool:
+    """Whether something is in its place; what cannot be looked at is told by who looks at it for the plan."""
+    if home is None:
+        return False
+    with suppress(OSError, Failure), entering.down(home, path, site.spec.home(site.agent)) as there:
+        return there is not None
+    return True
+
+
+def _is_there(agents: int, candidate: Candidate) -> bool:
+    if (fd := _by_number(agents, candidate)) is not None:
+        os.close(fd)
+    return fd is not None
 
 
 def _uuid(fd: int) -> str:

@@ -17,6 +17,7 @@ def copy(site: Site, action: CopyIn | CopyOut) -> str:
         else:
             done = _into(site, action, home, below)
         if done:
+            copies.settled(home)  # else a power cut could leave the note alone, and the file would pass for removed
             copies.note(site.spec, site.agent, home, entry.path)
     return "" if done else "there is none"
 

@@ -155,7 +155,11 @@ def _hidden(directory: int, agent: bytes | None, owners: tuple[int, ...]) -> lis
 
 def _is_directory_of(directory: int, name: bytes, owners: tuple[int, ...]) -> bool:
     try:
-        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        found = files.look(directory, name)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False  # something is mounted there, which no restore did
     return stat.S_ISDIR(found.st_mode) and found.st_uid in owners

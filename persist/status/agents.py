@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import PurePosixPath
 
@@ -14,7 +14,7 @@ from persist.restore.actions import FoundDirectory
 from persist.status import degraded, sizes, units
 from persist.status.report import Directory, Measure, Report, State, Unit
 from persist.status.sizes import Clock
-from town import btrfs, machine
+from town import btrfs, files, machine
 from town.failure import ATTENTION, BROKEN, BadSpec, Failure
 from town.spec import Agent, Persist, Spec
 from town.terminal import counted, shown
@@ -54,7 +54,7 @@ def _report(town: Spec, agent: Agent, here: Ground, clock: Clock) -> Report:
     report = Report(agent)
     with _troubles(report):
         machine.refuse_conflicts(town, (agent,))
-    with _troubles(report):
+    with suppress(OSError):  # said by who enters it
         report.owner, report.looked = _owner(agent, here), True
     with _troubles(report), entering.maybe_home(town, agent, here) as home:
         _home(town, report, home)
@@ -86,7 +86,7 @@ def _troubles(report: Report) -> Iterator[None]:
 
 def _owner(agent: Agent, here: Ground) -> int | None:
     try:
-        return os.stat(agent.name, dir_fd=here.agents, follow_symlinks=False).st_uid
+        return files.look(here.agents, agent.name).st_uid
     except FileNotFoundError:
         return None
 

@@ -15,7 +15,7 @@ from tests.machine import towns
 from tests.machine.stores import with_store
 from tests.machine.towns import ADA, AS_ADA, VOX, Said, Town, as_agent, town, undo
 from tests.reach import PYTHON
-from town import kernel
+from town import kernel, process
 
 __all__ = ["town"]
 pytestmark = pytest.mark.root
@@ -134,6 +134,64 @@ def test_a_file_that_was_never_copied_comes_back_after_a_power_cut_too(there: To
     booted(there)
     restored(there)
     assert (home(there) / FILE).read_text() == "never synced"
+
+
+def power_cut(town: Town, image: Path, key: str) -> None:
+    """The disk of the homes is as it was written up to now, not what only memory has; then the machine boots."""
+    held = image.with_name("held.img")
+    process.run(["cp", "--sparse=always", image, held])
+    undo(town.agents)
+    process.run(["cp", "--sparse=always", held, image])
+    process.run(["blockdev", "--flushbufs", town.device])
+    town.mount()
+    booted(town, key)
+
+
+def test_a_power_cut_right_after_a_restore_does_not_make_the_file_pass_for_a_removed_one(
+    town: Town, btrfs_image: Path
+) -> None:
+    undo(town.persisted)  # what is kept lies on another disk
+    with_store(town, f'[{{ path = "work", via = "store" }}, {{ path = "{FILE}", type = "file" }}]')
+    assert town.persist("init", "--store").status == 0
+    restored(town)
+    writes(town, "one")
+    synced(town)
+    booted(town)
+    restored(town)
+    power_cut(town, btrfs_image, "20261121T000001Z-boot")
+    restored(town)
+    assert (home(town) / FILE).read_text() == "one"
+
+
+def test_after_a_power_cut_an_older_file_of_the_home_set_aside_does_not_come_over_what_was_synced(
+    town: Town, btrfs_image: Path
+) -> None:
+    undo(town.persisted)
+    town.write(LOCAL)
+    restored(town)
+    writes(town, "one")
+    os.sync()
+    writes(town, "two")
+    synced(town)
+    assert kept(town).read_text() == "two"
+    power_cut(town, btrfs_image, "20261121T000000Z-boot")
+    restored(town)
+    assert (home(town) / FILE).read_text() == "two"
+
+
+def test_after_a_power_cut_a_file_whose_removal_was_synced_does_not_come_back(town: Town, btrfs_image: Path) -> None:
+    undo(town.persisted)
+    town.write(LOCAL)
+    restored(town)
+    writes(town, "one")
+    synced(town)
+    os.sync()
+    os.unlink(home(town) / FILE)
+    synced(town)
+    assert not kept(town).exists()
+    power_cut(town, btrfs_image, "20261121T000000Z-boot")
+    restored(town)
+    assert not (home(town) / FILE).exists()
 
 
 def test_on_a_host_without_btrfs_the_first_restore_of_a_boot_takes_it_from_the_home_before(town: Town) -> None:

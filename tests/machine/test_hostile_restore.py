@@ -94,6 +94,18 @@ def test_a_filesystem_that_never_answers_holds_up_nobody(scene: Scene, at: str) 
     scene.unharmed()
 
 
+@pytest.mark.parametrize("at", [".", ".nuketown-0123456789ab", "work"])
+@pytest.mark.parametrize("scene", BOTH, indirect=True)
+def test_a_filesystem_that_never_answers_is_not_asked_by_who_only_looks(scene: Scene, at: str) -> None:
+    scene.begin("[]")
+    scene.fuse(at)
+    scene.declare('[{ path = "work", type = "file" }]')
+    for words in (("status",), ("restore", "--dry-run"), ("restore",)):
+        said = scene.run(*words)
+        assert at.startswith(".nuketown") or "something else is mounted at" in said.out + said.err
+    scene.unharmed()
+
+
 def test_a_filesystem_that_never_answers_in_a_bound_directory_is_not_asked(scene: Scene) -> None:
     scene.begin('["projects"]')
     scene.fuse("projects/deep")

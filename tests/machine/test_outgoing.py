@@ -154,6 +154,25 @@ def test_tidy_deletes_old_homes_by_keep_but_never_the_newest(plain: Town, monkey
     assert "nothing to do" in plain.persist("tidy").out
 
 
+def test_tidy_deletes_read_only_subvolumes_however_deep_they_lie_in_each_other(plain: Town) -> None:
+    plain.write('["projects"]', town="keep = { homes = 1 }", btrfs_device="")
+    place = plain.agents / ".old"
+    for stamp in ("20200101T000000Z", "20200102T000000Z"):
+        (place / f"{stamp}-{BOOTS[0]}/ada").mkdir(parents=True)
+    place.chmod(0o700)
+    fd = files.open_dir(place / f"20200101T000000Z-{BOOTS[0]}/ada")
+    made = [fd]
+    for _ in range(300):
+        made.append(btrfs.create(made[-1], "n"))
+    for fd in made[1:]:
+        btrfs.set_read_only(fd, True)
+    for fd in made:
+        os.close(fd)
+    said = plain.persist("tidy")
+    assert (said.status, said.err) == (0, "")
+    assert [path.name for path in old(plain)] == [f"20200102T000000Z-{BOOTS[0]}"]
+
+
 def test_tidy_goes_into_no_mount_below_an_old_home(plain: Town) -> None:
     plain.write('["projects"]', town="keep = { homes = 1 }", btrfs_device="")
     place, other = plain.agents / ".old", plain.base / "other"

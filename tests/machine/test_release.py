@@ -174,6 +174,22 @@ while True:
 """
 
 
+def test_a_process_that_stops_all_others_for_ever_does_not_stop_who_ends_it(town: Town) -> None:
+    _restored(town)
+    stops = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True)\nwhile True:\n    "
+    stops += "try: os.kill(-1, signal.SIGSTOP)\n    except OSError: pass"
+    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(AssertionError("held up")))
+    for _ in range(6):  # it is a race
+        with _running(town, stops, cwd=Path("/")) as stopper:
+            signal.alarm(10)
+            try:
+                assert [found.pid for found in running.end(ADA, grace=0.1, bound=5.0)] == [stopper.pid]
+            finally:
+                signal.alarm(0)
+                stopper.kill()
+                subprocess.run(["pkill", "-KILL", "-U", str(ADA)], check=False)
+
+
 def test_processes_that_fork_faster_than_they_are_listed_are_seen_and_ended(town: Town) -> None:
     """Each lives for a moment, and its child goes on: a list may hold none of them."""
     _restored(town)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from persist import broom, ipc, proof, running, setaside, swept
+from persist.owners import Owners
 from tests.machine import sweeps
 from tests.machine.sweeps import HUMAN, Swept, names, put, swept_town
 from tests.machine.towns import ADA, AS_ADA, VOX, as_agent
@@ -293,6 +294,41 @@ def test_the_time_of_an_agent_is_what_its_own_leavings_took() -> None:
     budget.charge(town.agent("ada"))
     assert budget.over(town.agent("ada"))
     assert not budget.over(town.agent("vox"))
+
+
+def test_all_the_time_that_an_agents_empty_directories_take_is_its_own(swept_town: Swept) -> None:
+    for number in range(3000):
+        path = swept_town.tmp / f"{number}"
+        path.mkdir()
+        os.chown(path, ADA, ADA)
+    town, budget = spec.load(swept_town.base / "town.toml"), broom.Budget()
+    began = time.monotonic()
+    with files.opened(files.open_dir(swept_town.tmp)) as top:
+        broom.Broom(Owners(town.agents), budget, frozenset()).sweep(top)
+    assert names(swept_town.tmp) == []
+    assert budget.spent["ada"] > 0.7 * (time.monotonic() - began)
+
+
+def test_of_what_an_agent_has_no_more_time_for_nothing_is_held(
+    swept_town: Swept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        put(swept_town.tmp / f"{number}", ADA)
+        put(swept_town.tmp / f"in{number}/file", ADA)
+    held: list[bytes] = []
+    keep = broom._Level.keep
+
+    def noted(level: broom._Level, name: bytes) -> None:
+        held.append(name)
+        keep(level, name)
+
+    monkeypatch.setattr(broom._Level, "keep", noted)
+    monkeypatch.setattr(broom, "_BATCH", 3)
+    monkeypatch.setattr(broom.Budget, "over", lambda _self, agent: agent.name == "ada")
+    said = swept_town.persist("sweep")
+    assert said.status == 1
+    assert len(names(swept_town.tmp)) == 60
+    assert len(held) <= 4  # up to the moment when it was known
 
 
 RACER = """
