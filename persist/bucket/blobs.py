@@ -22,7 +22,7 @@ from persist.store import Store, StoreDamaged
 __all__ = ["FrameWanted", "Frames", "Piece", "Placed", "Reader", "Writer", "directories", "stream"]
 GROUP = 512 << 10  # bytes: small pieces are collected until a frame holds this many
 MOST = 16_384  # pieces of one frame
-_CACHED = 32 << 20  # bytes of expanded frames that a reader keeps
+CACHED = 32 << 20  # bytes of expanded frames that a reader keeps
 _RUN = 8 << 20  # bytes, expanded, of neighbouring frames that are read at once
 
 
@@ -131,11 +131,12 @@ class _Expanded:
 class Reader:
     """The pieces of some packs, found by id; keeps the frames that were read last. For one thread.
 
-    `kind`: only pieces of this kind are remembered, which saves memory where only listings are read.
+    `kind`: only pieces of this kind are remembered, which saves memory where only listings are read. `cache`: bytes of
+    expanded frames that it keeps.
     """
 
-    def __init__(self, store: Store, keys: AgentKeys, *, kind: Piece | None = None) -> None:
-        self._store, self._keys, self._kind = store, keys, kind
+    def __init__(self, store: Store, keys: AgentKeys, *, kind: Piece | None = None, cache: int = CACHED) -> None:
+        self._store, self._keys, self._kind, self._most = store, keys, kind, cache
         self._frames: list[tuple[PackReader, int, Frame]] = []
         self._where: dict[bytes, int] = {}  # id: the place of its frame in that list
         self._lost: set[int] = set()  # places of frames that cannot be read
@@ -217,5 +218,5 @@ class Reader:
             return
         self._cache[place] = _Expanded(data, {id_: (at, at + length) for id_, at, length in frame.pieces()})
         self._cached += len(data)
-        while self._cached > _CACHED and len(self._cache) > 1:
+        while self._cached > self._most and len(self._cache) > 1:
             self._cached -= len(self._cache.popitem(last=False)[1].data)

@@ -17,6 +17,7 @@ from persist.bucket.packs import Pack, PackReader
 from persist.store import Store, StoreDamaged
 
 _AT_ONCE = 8  # directories that are read at once
+_CACHED = 96 << 20  # bytes of listings: all of 100,000 files, which a walk would else fetch again and again
 _ROWS = 20_000  # that are written at once, in the order of the ids
 _TABLES = """
 PRAGMA journal_mode = OFF;
@@ -39,7 +40,7 @@ class Holdings:
         self.db.executescript(_TABLES)
         self.db.execute("BEGIN")  # for good: nothing of it is to outlive the process, and a commit writes to the disk
         self._frames: list[tuple[Frame, ...]] = []
-        self._reader = Reader(store, keys, kind="tree")
+        self._reader = Reader(store, keys, kind="tree", cache=_CACHED)
 
     def close(self) -> None:
         """Throw the database away."""

@@ -14,6 +14,7 @@ import pytest
 
 from persist.restore import question
 from persist.sync import local
+from persist.sync import run as run_
 from tests.machine.lineages import (
     BOTH,
     boot,
@@ -22,15 +23,18 @@ from tests.machine.lineages import (
     no_packs,
     ok,
     record,
+    run,
     second,
     synced,
     town,
+    uuid,
     work,
     write,
 )  # fmt: skip
 from tests.machine.stores import with_store
 from tests.machine.towns import Town
 from tests.store.servers import Server, url
+from town import btrfs, files
 
 __all__ = ["kept", "town"]
 pytestmark = pytest.mark.root
@@ -80,6 +84,41 @@ def test_a_sync_that_reaches_the_store_takes_the_note_away_also_with_nothing_to_
     assert synced(kept)["committed"] is False
     assert degraded(kept) == {}
     assert record(kept)["work"][0]["settled"] is True
+
+
+def swapped(town: Town) -> None:
+    """Ada puts a subvolume of her own, a copy of hers, in the place of the declared one, and writes in it."""
+    run(town, "import os; os.rename('work', 'old')")
+    with (
+        files.opened(files.open_dir(town.agents / "ada/old")) as old,
+        files.opened(files.open_dir(town.agents / "ada")) as home,
+    ):
+        os.close(btrfs.snapshot(old, home, "work", read_only=False))
+    write(town, "b")
+
+
+@pytest.mark.parametrize("asks", [True, False])  # before it looks, or only once there is something to send
+def test_a_subvolume_that_the_agent_put_there_is_brought_over_though_no_sync_reached_the_store(
+    kept: Town, monkeypatch: pytest.MonkeyPatch, *, asks: bool
+) -> None:
+    write(kept, "a")
+    synced(kept)
+    swapped(kept)
+    if asks:
+        monkeypatch.setattr(run_, "LISTED", 0.0)
+    with away(kept):
+        said = kept.persist("sync", "ada")
+        assert said.status in (1, 75)
+        assert "is not there" in said.err
+        assert record(kept)["work"][0]["uuid"] == uuid(work(kept))
+        write(kept, "c")
+        boot(kept)
+        ok(kept, "restore", "ada")
+        assert sorted(os.listdir(work(kept))) == ["a", "b", "c"]
+    boot(kept)
+    ok(kept, "restore", "ada")
+    assert sorted(os.listdir(work(kept))) == ["a", "b", "c"]
+    assert synced(kept)["committed"]
 
 
 def test_who_gave_the_lease_back_at_a_clean_shutdown_goes_on_too(kept: Town) -> None:
