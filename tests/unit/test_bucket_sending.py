@@ -263,7 +263,7 @@ def test_a_listener_hears_of_every_durable_byte() -> None:
     assert sum(heard) == sum(found.size for found in store.list("packs/"))
 
 
-def test_listings_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listings_are_read_together() -> None:
     class Counting(MemoryStore):
         gets = 0
 
@@ -281,8 +281,7 @@ def test_listings_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(reader.get("tree", id_) for id_ in ids)
     assert store.gets == 1
     # A small cache costs requests, and nothing else.
-    monkeypatch.setattr(blobs, "_CACHED", 1 << 20)
-    small = Reader(store, KEYS)
+    small = Reader(store, KEYS, cache=1 << 20)
     small.load_all(placed.pack for placed in writer.finish())
     random.shuffle(ids)
     for id_ in ids[:50]:
