@@ -25,7 +25,9 @@ _BATCH, _AGENTS_BATCH = 10_000, 32  # names of directories that are held of one 
 MOVES = 100  # how often a place is begun again because directories were moved about under the broom
 FIRST = 5  # names that a report shows of what was taken from one place
 SHARE = 60.0  # seconds for the leavings of one agent: who leaves millions holds up nobody but itself for long
+SHARES = 240.0  # seconds for those of all agents: what is left of ALL is for passing by what there is no time for
 ALL = 300.0  # seconds altogether
+EACH = 5.0  # seconds that a place has in any case: a crontab is found, whatever lies in /tmp
 DEEPEST = 20_000  # directories below a place: what lies deeper is left, and said
 _LONGEST = 400  # bytes of a path that a report shows
 _MOST = 100  # things that stay which a report names
@@ -69,6 +71,15 @@ class Budget:
     last: float = field(default_factory=time.monotonic)
     moves: int = 0
 
+    @classmethod
+    def among(cls, agents: int) -> "Budget":
+        """A budget for that many agents, who cannot use up the time by what they leave together."""
+        return cls(share=min(SHARE, SHARES / max(1, agents)))
+
+    def another(self) -> None:
+        """Another place begins."""
+        self.until = max(self.until, time.monotonic() + EACH)
+
     def charge(self, agent: Agent | None) -> None:
         """The time since the last call went by for this agent. Raises OutOfTime."""
         now = time.monotonic()
@@ -95,6 +106,10 @@ class _Level:
     stays: set[bytes] | None = None  # names that were looked at and are not looked at again
     kept: int = 0  # what stays in it
     foreign: int | None = None  # the uid of one who owns something that stays
+    owners: dict[str, int] = field(default_factory=dict)  # whose directories wait, once somebody's time is over
+    again: Agent | None = None  # who has so many directories in it that it is listed once more
+
+    cut: bool = False  # all time was over while it was listed
 
     def keep(self, name: bytes) -> None:
         if self.stays is None:  # there may be thousands of levels
@@ -116,6 +131,7 @@ class Broom:
         self.taken: dict[str, Taken] = {}
         self.left: list[Left] = []
         self.failed: set[str] = set()  # agents of whom something is there that should not be
+        self.waiting: set[str] = set()  # agents of whom something was known to be there when all time was over
         self._late = False  # whether the time of any agent is over
 
     def sweep(self, top: int) -> None:
@@ -159,6 +175,10 @@ class Broom:
                         return False
                     self._emptied(fd, done, level)
                     self._budget.charge(done.agent)  # to come back and to remove it takes longer than to enter it
+        except OutOfTime:
+            for one in (*self._trail, level):
+                self.waiting |= {one.agent.name} if one.agent is not None else set(one.owners)
+            raise
         finally:
             os.close(fd)
 
@@ -166,6 +186,10 @@ class Broom:
         """Take what is no directory, note some of what is one; whether there is any to go into."""
         if self._dry and level.listed:  # everything is still there
             return False
+        if level.cut:
+            level.owners = {}
+            raise OutOfTime
+        payer, level.again, level.owners = level.again, None, {}
         most = _BATCH if level.agent is None else _AGENTS_BATCH
         level.listed, level.kept = True, len(level.stays or ())
         for entry in files.scan(fd):
@@ -175,20 +199,48 @@ class Broom:
             # As the listing says: it is looked at when it is entered.
             is_directory = entry.is_dir(follow_symlinks=False)
             found = None if is_directory and not self._late else _looked(fd, name)
-            if self._late and isinstance(found, os.stat_result) and self._passed_by(found, level):
-                continue
+            try:
+                if self._late and isinstance(found, os.stat_result) and self._passed_by(found, level, payer):
+                    continue
+            except OutOfTime:
+                self._cut(level)
+                break
             if is_directory or (isinstance(found, os.stat_result) and stat.S_ISDIR(found.st_mode)):
-                level.todo.append(name)
+                self._note(level, name, found)
                 if len(level.todo) >= most and not self._dry:
                     break
             elif found is not None:
                 self._met(fd, name, found, level)
         return bool(level.todo)
 
-    def _passed_by(self, found: os.stat_result, level: _Level) -> bool:
+    def _note(self, level: _Level, name: bytes, found: os.stat_result | OSError | None) -> None:
+        """A directory to go into; and whose it is, where that is known and the directory above is no agent's."""
+        level.todo.append(name)
+        owner = self._owners.of(found.st_uid) if isinstance(found, os.stat_result) else None
+        if owner is not None and level.agent is None:
+            level.owners[owner.name] = level.owners.get(owner.name, 0) + 1
+            if level.owners[owner.name] > _BATCH // 2:
+                level.again = owner
+
+    def _cut(self, level: _Level) -> None:
+        """All time is over: what was found on the way still has its turn, and a little time. Raises OutOfTime."""
+        if level.cut or not level.owners:
+            raise OutOfTime
+        level.cut = True
+        self._budget.another()
+
+    def _spend(self, payer: Agent | None, owner: Agent | None) -> None:
+        """Charge for a look at something of `owner`'s, which stays where all time is over. Raises OutOfTime."""
+        try:
+            self._budget.charge(payer)
+        except OutOfTime:
+            self.waiting |= set() if owner is None else {owner.name}
+            raise
+
+    def _passed_by(self, found: os.stat_result, level: _Level, payer: Agent | None) -> bool:
         """Whether it belongs to one whose time is over: of millions none is held, or looked for again."""
         agent = self._owners.of(found.st_uid)
-        self._budget.charge(agent or level.agent)
+        self._spend(payer or agent or level.agent, agent)  # who has many directories pays for the way to the next
         if agent is None or not self._is_over(agent):
             return False
         level.kept += 1
@@ -197,7 +249,7 @@ class Broom:
     def _met(self, fd: int, name: bytes, found: os.stat_result | OSError, level: _Level) -> None:
         """One thing that is no directory, or that cannot be looked at: something is mounted there."""
         agent = None if isinstance(found, OSError) else self._owners.of(found.st_uid)
-        self._budget.charge(agent or level.agent)
+        self._spend(agent or level.agent, agent)
         if isinstance(found, OSError):
             level.keep(name)
         elif agent is None:
@@ -245,7 +297,7 @@ class Broom:
     def _is_entered(self, below: int, name: bytes, found: os.stat_result, agent: Agent | None, level: _Level) -> bool:
         if agent is None:
             level.foreign = found.st_uid
-        self._budget.charge(agent or level.agent)
+        self._spend(agent or level.agent, agent)
         if _identity(found) in self._spared or (agent is not None and self._is_over(agent)):
             return False
         if len(self._trail) >= DEEPEST:

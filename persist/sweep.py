@@ -87,7 +87,7 @@ def sweep(town: Spec, agents: Sequence[Agent], *, dry_run: bool = False) -> list
 class _Sweep:
     def __init__(self, town: Spec, agents: Sequence[Agent], *, dry: bool) -> None:
         self._town, self._dry = town, dry
-        self._owners, self._budget, self._shelf = Owners(agents), Budget(), Shelf(town)
+        self._owners, self._budget, self._shelf = Owners(agents), Budget.among(len(agents)), Shelf(town)
         self._found = {agent.name: Found(agent) for agent in agents}
 
     def run(self) -> list[Found]:
@@ -96,11 +96,8 @@ class _Sweep:
             spared = frozenset(self._spared())
             for place, top in _opened(places):
                 with files.opened(top):
-                    try:
-                        self._place(place, top, spared | _tops(places, place), progress)
-                    except OutOfTime:
-                        self._fail_all(f"the time for it ({broom.ALL:.0f} s) was over in {place.path}")
-                        break
+                    self._budget.another()
+                    self._place(place, top, spared | _tops(places, place), progress)
             self._ipc()
         for one in self._found.values():
             if one.taken or one.left:
@@ -134,6 +131,8 @@ class _Sweep:
                          aside=aside if place.take == "aside" else None)  # fmt: skip
         try:
             sweeping.by_name(top) if place.by == "name" else sweeping.sweep(top)
+        except OutOfTime:
+            self._out_of_time(place, sweeping)
         except (Failure, OSError) as error:
             what = error.what if isinstance(error, Failure) else str(error.strerror)
             self._fail_all(f"{place.path}: {what}")
@@ -147,8 +146,19 @@ class _Sweep:
             self._found[left.agent.name].left.append((place, left))
         for name in sweeping.failed:
             over = self._budget.over(self._found[name].agent)
-            why = f"there is more than {broom.SHARE:.0f} s were enough for" if over else "not all could be removed"
+            why = (
+                f"there is more than {self._budget.share:.0f} s were enough for" if over else "not all could be removed"
+            )
             self._found[name].failed.append(f"{place.path}: {why}")
+
+    def _out_of_time(self, place: Place, sweeping: Broom) -> None:
+        """Whoever used up its share, or has something there, fails. The time of others closes nobody's account."""
+        why = f"the time for it ({broom.ALL:.0f} s) was over"
+        for name, one in self._found.items():
+            if name in sweeping.waiting or (self._budget.over(one.agent) and name not in sweeping.failed):
+                one.failed.append(f"{place.path}: {why}")
+            elif name not in sweeping.failed:
+                one.left.append((place, Left(one.agent, b"", f"{why}, so not everything in it was looked at", True)))
 
     def _fail_all(self, why: str) -> None:
         for one in self._found.values():

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from persist.sync.readers import Readers
 from persist.sync.summary import Options, Summary
 from persist.sync.tree import Work
 from town import cli, files, terminal
-from town.failure import TryLater, worst
+from town.failure import Failure, TryLater, worst
 from town.spec import Agent, Spec
 from town.terminal import shown
 
@@ -67,6 +67,7 @@ class _Run:
         self._progress = Progress(f"persist: {agent.name}: sync", rates_sent=sends)
         self._began = time.monotonic()
         self._requests = 0
+        self._followed = False  # whether the lineage knows what lies at the declared paths
 
     @property
     def opened(self) -> bool:
@@ -108,9 +109,13 @@ class _Run:
             self._index = stack.enter_context(Index.opened(self._spec, self._agent, copy=self._options.dry_run))
             opened = stack.enter_context(sources.opened(self._spec, self._agent, machine=machine))
             stack.callback(self._stop)
-            if self._due():
-                self._open()
-            return self._rounds(Work(self._index, opened, self, self._agent.person, readers, self._progress.add))
+            try:
+                if self._due():
+                    self._open()
+                return self._rounds(Work(self._index, opened, self, self._agent.person, readers, self._progress.add))
+            except Exception:
+                self._follow_unread(opened)
+                raise
 
     def _rounds(self, work: Work) -> Summary:
         for _ in range(_ROUNDS):
@@ -120,6 +125,7 @@ class _Run:
                     found = look(self._agent, work, self._options, self._before())
                     if not self._options.dry_run:
                         standing.follow(self._spec, self._agent, work.sources, found)
+                        self._followed = True
                     summary, note = self._rested(found) if self._rests(found) else self._ended(found)
             except Restart:
                 if self._session is None:
@@ -278,6 +284,12 @@ class _Run:
         if not self._options.dry_run:
             local.change(self._spec, self._agent, note)
             unmark(self._spec, self._agent)
+
+    def _follow_unread(self, opened: sources.Sources) -> None:
+        """What failed is what is told: no trouble with the lineage takes its place."""
+        if not self._followed and not self._options.dry_run:
+            with suppress(OSError, Failure):
+                standing.follow_unread(self._spec, self._agent, opened)
 
     def _stands(self, work: Work, found: Look) -> None:
         seen = self._index.state

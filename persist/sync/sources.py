@@ -117,6 +117,20 @@ class Sources:
                     self.standing[str(entry.path)] = Standing(self._numbers[volume.uuid], volume.uuid, volume.transid)
                 yield source
 
+    def lies(self, entry: Persist) -> Standing | None:
+        """The subvolume, the agent's or root's, that a declared directory of the home is; nothing in it is read.
+
+        Raises OSError, Unsafe, InTheWay, WrongOwner.
+        """
+        base = self._base(entry)
+        if base is None:
+            return None
+        with self._directory(entry, base) as living:
+            if living is None or not btrfs.is_subvolume(living) or os.fstat(living).st_uid not in (self._agent.uid, 0):
+                return None
+            found = btrfs.info(living)
+            return Standing(found.id, found.uuid_bytes, 0)
+
     @contextmanager
     def nested(self, top: int, names: Sequence[bytes]) -> Iterator[Source | None]:
         """A nested subvolume below the living directory `top`; None when there is none of those names any more."""

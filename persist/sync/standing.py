@@ -5,13 +5,16 @@ then on, and where a plain directory took its place nothing older is. After it, 
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import PurePosixPath
 
 from persist import lineage
 from persist.lineage import Candidate, Known
+from persist.sync import declared
 from persist.sync.look import Look
 from persist.sync.sources import Sources, Standing
 from town import bootid
+from town.failure import Failure
 from town.spec import Agent, Spec
 
 
@@ -20,6 +23,24 @@ def follow(spec: Spec, agent: Agent, sources: Sources, found: Look) -> None:
     paths = {entry.path for entry in agent.persist if not entry.apart}
     seen = {result.path: sources.standing.get(str(result.path)) for result in found.results if result.path in paths}
     seen |= {path: None for path in paths if str(path) in found.missing}  # a loss that was accepted
+    _record(spec, agent, seen)
+
+
+def follow_unread(spec: Spec, agent: Agent, sources: Sources) -> None:
+    """The same where the look, or the store, failed: subvolumes that lie at declared paths, whatever they hold.
+
+    Else the next boot would bring back the one that lay there before. Where none lies, what is on record stays: nobody
+    read what took its place. Raises OSError, Failure.
+    """
+    now: dict[PurePosixPath, Standing | None] = {}
+    for entry in (entry for entry in declared.entries(agent) if not entry.apart):
+        with suppress(OSError, Failure):
+            if (found := sources.lies(entry)) is not None:
+                now[entry.path] = found
+    _record(spec, agent, now)
+
+
+def _record(spec: Spec, agent: Agent, seen: Mapping[PurePosixPath, Standing | None]) -> None:
     if not seen or _same(lineage.known(spec, agent), seen):
         return
 

@@ -264,26 +264,133 @@ def test_one_agents_millions_hold_up_nobody_else(swept_town: Swept, monkeypatch:
     assert swept.missing(town.agent("vox")) == ""
 
 
-def test_when_the_time_is_over_it_ends_and_the_next_run_goes_on(
-    swept_town: Swept, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(50):
-        put(swept_town.tmp / f"{number}", ADA)
+def _hurried(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """All time is over after so many charges."""
     charge, calls = broom.Budget.charge, []
 
     def hurried(self: broom.Budget, agent: spec.Agent | None) -> None:
         calls.append(agent)
-        self.until = 0.0 if len(calls) > 20 else self.until
+        self.until = 0.0 if len(calls) == after else self.until
         charge(self, agent)
 
+    monkeypatch.setattr(broom.Budget, "charge", hurried)
+
+
+def test_when_the_time_is_over_who_has_something_there_fails_and_nobody_else(
+    swept_town: Swept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(50):
+        put(swept_town.tmp / f"deep/{number}", ADA)
+    put(swept_town.cron / "voxs", VOX)
     with monkeypatch.context() as limited:
-        limited.setattr(broom.Budget, "charge", hurried)
+        _hurried(limited, 20)
         said = swept_town.persist("sweep")
     assert said.status == 1
     assert "the time for it (300 s) was over" in said.err
     assert 0 < len(names(swept_town.tmp)) < 50
+    assert names(swept_town.cron) == [], "the next place has its time"
+    town = spec.load(swept_town.base / "town.toml")
+    assert swept.missing(town.agent("ada")) == "what it left outside its home could not all be taken away"
+    assert swept.missing(town.agent("vox")) == ""
+    assert "not everything in it was looked at" in swept_town.found("vox")["left"][0]["why"]
     assert swept_town.persist("sweep").status == 0
     assert names(swept_town.tmp) == []
+
+
+def test_who_is_passed_by_until_all_time_is_over_closes_nobody_elses_account(
+    swept_town: Swept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(50):
+        put(swept_town.tmp / f"{number}", ADA)
+    with monkeypatch.context() as limited:
+        limited.setattr(broom.Budget, "over", lambda _self, agent: agent.name == "ada")
+        _hurried(limited, 20)
+        assert swept_town.persist("sweep").status == 1
+    assert swept_town.found("ada")["whole"] is False
+    assert swept_town.found("vox")["whole"] is True
+
+
+@pytest.mark.parametrize("grace", [5.0, -1.0])
+def test_whose_directory_was_found_before_all_time_was_over_is_swept_or_fails(
+    swept_town: Swept, monkeypatch: pytest.MonkeyPatch, grace: float
+) -> None:
+    for number in range(50):
+        put(swept_town.tmp / f"{number}", ADA)
+        put(swept_town.tmp / f"voxs{number}/file", VOX)
+    passed_by, passed = broom.Broom._passed_by, []
+
+    def slow(self: broom.Broom, found: os.stat_result, level: broom._Level, payer: spec.Agent | None) -> bool:
+        passed.append(found.st_uid)
+        if found.st_uid == ADA and passed.count(VOX) > 9 and not level.cut:
+            monkeypatch.setattr(broom, "EACH", grace)
+            self._budget.until = 0.0
+        return passed_by(self, found, level, payer)
+
+    monkeypatch.setattr(broom.Broom, "_passed_by", slow)
+    monkeypatch.setattr(broom.Budget, "over", lambda _self, agent: agent.name == "ada")
+    assert swept_town.persist("sweep").status == 1
+    gone = 50 - sum(1 for name in os.listdir(swept_town.tmp) if name.startswith("voxs"))
+    assert swept_town.found("vox")["whole"] is (grace > 0)
+    assert gone > 8 if grace > 0 else gone == 0
+
+
+@pytest.mark.parametrize(("agents", "share"), [(0, 60), (1, 60), (4, 60), (5, 48), (24, 10)])
+def test_agents_cannot_use_up_the_time_together(agents: int, share: float) -> None:
+    assert broom.Budget.among(agents).share == share
+    assert broom.Budget.among(agents).share * agents < broom.ALL
+
+
+def test_five_agents_that_use_up_their_shares_leave_the_sixth_its_account(
+    swept_town: Swept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uids = range(ADA + 10, ADA + 15)
+    with (swept_town.base / "town.toml").open("a") as file:
+        file.writelines(f"[agents.a{uid}]\nuid = {uid}\n" for uid in uids)
+    for number in range(1500):
+        put(swept_town.tmp / f"{number}", uids[number % 5])
+    for name, seconds in (("SHARE", 0.006), ("SHARES", 0.024), ("ALL", 0.03), ("EACH", 0.01)):
+        monkeypatch.setattr(broom, name, seconds)
+    charge = broom.Budget.charge
+
+    def slow(self: broom.Budget, agent: spec.Agent | None) -> None:
+        if agent is not None and not self.over(agent):
+            time.sleep(0.001)
+        charge(self, agent)
+
+    monkeypatch.setattr(broom.Budget, "charge", slow)
+    put(swept_town.cron / "voxs", VOX)
+    assert swept_town.persist("sweep").status == 1
+    assert all(swept_town.found(f"a{uid}")["whole"] is False for uid in uids)
+    assert swept_town.found("vox")["whole"] is True
+    assert swept_town.found("ada")["whole"] is True
+    assert names(swept_town.cron) == []
+
+
+@pytest.mark.parametrize("many", [40, 1])
+def test_who_makes_a_directory_be_listed_again_and_again_pays_for_what_is_passed_by(
+    swept_town: Swept, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    for number in range(40):
+        put(swept_town.tmp / f"{number}", ADA)
+    for number in range(many):
+        path = swept_town.tmp / f"voxs{number}"
+        path.mkdir()
+        os.chown(path, VOX, VOX)
+    monkeypatch.setattr(broom, "_BATCH", 2)
+    monkeypatch.setattr(broom.Budget, "over", lambda _self, agent: agent.name == "ada")
+    paid, charge = [], broom.Budget.charge
+
+    def noted(self: broom.Budget, agent: spec.Agent | None) -> None:
+        paid.append(agent.name if agent else "")
+        charge(self, agent)
+
+    monkeypatch.setattr(broom.Budget, "charge", noted)
+    assert swept_town.persist("sweep").status == 1
+    if many == 1:
+        assert paid.count("vox") <= 5
+    else:
+        assert paid.count("ada") < 100
+        assert paid.count("vox") > 400
 
 
 def test_the_time_of_an_agent_is_what_its_own_leavings_took() -> None:
