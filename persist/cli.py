@@ -251,7 +251,7 @@ def _service(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
 
     account = cli.verb(
         verbs, "account", cli.lazy("persist.account"),
-        says="which agents may log in; open or close one",
+        says="which agents may log in; open one that has all it needs, or close one (its sessions go on)",
         example="persist account\n  persist account open ada",
     )  # fmt: skip
     account.add_argument("do", nargs="?", choices=("list", "open", "close"), default="list")

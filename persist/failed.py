@@ -41,9 +41,12 @@ _ONE = {
     "sync": Meaning("AGENT works; what it wrote since its last sync is on this machine only", "persist sync AGENT"),
     "leave": Meaning("AGENT left without a last sync; what it wrote is on this machine only", "persist sync AGENT"),
 }
-# A verb, options without values, one agent: nothing that an agent could have put into a message.
-_COMMAND = re.compile(r"(?:persist|identity) [a-z]+(?: --[a-z-]+)*(?: [a-z][a-z0-9-]{0,30})?")
+# Verbs, the spec, options without values, one agent each: nothing that an agent could have put into a message.
+_COMMAND = r"(?:persist|identity) [a-z]+(?: --spec /[A-Za-z0-9_./-]+)?(?: --[a-z-]+)*(?: [a-z][a-z0-9-]{0,30})?"
+_STARTING = r"systemctl start '?nuketown-agent@[a-z][a-z0-9-]{0,30}\.target'?"
+_COMMANDS = re.compile(f"{_COMMAND}(?: && {_COMMAND})*(?: && {_STARTING})?")
 _FIRST = ("homes", "open")  # of all that is not started when a disk is missing, these say it
+_THEN_ALL = ("homes", "sweep")  # after these all of them
 _STARTS = ("restore", "bind", "identity", "open")  # after the cure the agent has to be started
 
 
@@ -68,11 +71,16 @@ def command(arguments: argparse.Namespace) -> int:
 def line(unit: str, meaning: Meaning, kind: str, agent: str, environment: Mapping[str, str]) -> str:
     """The agent first, what happened, why, the next command, and where to read more."""
     why, hint = _why(environment)
-    # The unit's own hint knows more, where it is a plain command.
-    cure = hint if _COMMAND.fullmatch(hint) else meaning.cure.replace("AGENT", agent)
-    if kind in _STARTS:
-        cure = f"{cure} && {_starting(agent)}"
-    return _told(unit, meaning, agent, (why, again.with_spec(cure), unit))
+    # The unit's own hint knows more, where it is nothing but commands.
+    known = _COMMANDS.fullmatch(hint) is not None
+    cure = hint if known else meaning.cure.replace("AGENT", agent)
+    cure = cure if " --spec " in cure else again.with_spec(cure)
+    if kind in _STARTS and "systemctl start" not in cure:
+        # What only looks ends with a status of its own, so the next command does not hang on it.
+        cure = f"{cure}{' &&' if known or not meaning.cure.startswith('persist status') else ';'} {_starting(agent)}"
+    elif kind in _THEN_ALL:
+        cure = f"{cure} && systemctl start 'nuketown-agent@*.target' --all"
+    return _told(unit, meaning, agent, (why, cure, unit))
 
 
 def _unstarted(unit: str, meaning: Meaning, agent: str, needed: str) -> str:

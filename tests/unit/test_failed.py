@@ -26,12 +26,20 @@ def told(unit: str, capsys: pytest.CaptureFixture[str], **environment: str) -> s
         ("restore@ada", "ada stays out: what it keeps in the store was not fetched", "persist restore ada && "),
         ("bind@b-x", "b-x stays out: ", "persist restore b-x && systemctl start nuketown-agent@b-x.target"),
         ("identity@ada", "ada stays out: ", "identity install ada && systemctl start nuketown-agent@ada.target"),
-        ("open@ada", "ada stays out: ", "persist status ada && "),
+        ("open@ada", "ada stays out: ", "persist status ada; systemctl start nuketown-agent@ada.target"),
         ("close@ada", "the account of ada is not closed, or not open, as it should be ", "persist account;"),
         ("sync@ada", "ada works; ", "persist sync ada;"),
         ("leave@ada", "ada left without a last sync; ", "persist sync ada;"),
-        ("homes", "agents without a home or a directory of theirs stay out, ", "persist restore;"),
-        ("sweep", "agents of which something was left outside their homes stay out", "persist sweep;"),
+        (
+            "homes",
+            "agents without a home or a directory of theirs stay out, ",
+            "persist restore && systemctl start 'nuketown-agent@*.target' --all",
+        ),
+        (
+            "sweep",
+            "agents of which something was left outside their homes stay out",
+            "persist sweep && systemctl start 'nuketown-agent@*.target' --all",
+        ),
         ("rollback", "no agent starts: ", "persist status;"),
         ("mount", "no agent starts: ", "persist status;"),
         ("tidy", "old homes stay on the disk", "persist tidy;"),
@@ -179,7 +187,7 @@ def test_a_spec_elsewhere_is_named_in_the_hint_too(
     journal(machine, "persist: error: a\npersist: hint: persist sweep ada\n")
     monkeypatch.setenv("MONITOR_INVOCATION_ID", RUN)
     assert cli.main(["--spec", "/srv/t.toml", "failed", "nuketown-sweep.service"]) == 0
-    assert "; next: persist sweep --spec /srv/t.toml ada; more: " in capsys.readouterr().out
+    assert "; next: persist sweep --spec /srv/t.toml ada && systemctl " in capsys.readouterr().out
 
 
 # ---- a unit that was never started
@@ -245,3 +253,17 @@ def test_where_systemd_does_not_answer_nothing_is_said_that_is_not_known(
 ) -> None:
     answers(machine, "systemctl")
     assert unstarted("nuketown-open@ada.service", capsys) == ""
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        "persist restore ada && systemctl start nuketown-agent@ada.target",
+        "persist restore --spec /srv/t.toml ada && identity install --spec /srv/t.toml ada",
+    ],
+)
+def test_the_gates_own_commands_are_what_to_type(hint: str, machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal(machine, f"persist: error: ada stays out: projects is not in its place\npersist: hint: {hint}\n")
+    said = failed("nuketown-open@ada.service", capsys)
+    assert f"; next: {hint}" in said
+    assert said.count("systemctl start nuketown-agent@ada.target") == 1
