@@ -7,7 +7,7 @@ from pathlib import Path
 
 from persist import ground
 from persist.layout.actions import ADOPTING, CLOSED, PASSED_THROUGH, Findings, MakeDirectory
-from town import files
+from town import files, mounts
 from town.failure import Unsafe
 from town.spec import Spec
 from town.terminal import shell_word, shown
@@ -37,12 +37,13 @@ def _adopted(spec: Spec, path: Path) -> bool:
 
 
 def _shows_homes(spec: Spec, path: Path) -> bool:
-    """Whether it is agents_dir and @agents is mounted there: then it is not the directory that is seen."""
+    """Whether it is agents_dir with @agents, or the cover, mounted there: then it is not the directory that is seen."""
     if path != spec.town.agents_dir or spec.town.btrfs is None:
         return False
     try:
         with files.opened(files.open_dir(path)) as fd:
-            ground.refuse_wrong_mount(spec, fd)
+            if not ground.is_cover(mounts.of(fd)):
+                ground.refuse_wrong_mount(spec, fd)
     except (files.Unreadable, ground.NotMounted):
         return False
     return True

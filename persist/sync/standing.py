@@ -30,10 +30,11 @@ def follow_unread(spec: Spec, agent: Agent, sources: Sources) -> None:
     """The same where the look, or the store, failed: subvolumes that lie at declared paths, whatever they hold.
 
     Else the next boot would bring back the one that lay there before. Where none lies, what is on record stays: nobody
-    read what took its place. Raises OSError, Failure.
+    read what took its place. Where nothing is on record none lay there before. Raises OSError, Failure.
     """
     now: dict[PurePosixPath, Standing | None] = {}
-    for entry in (entry for entry in declared.entries(agent) if not entry.apart):
+    known = lineage.known(spec, agent)
+    for entry in (entry for entry in declared.entries(agent) if not entry.apart and entry.path in known):
         with suppress(OSError, Failure):
             if (found := sources.lies(entry)) is not None:
                 now[entry.path] = found

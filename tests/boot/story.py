@@ -121,7 +121,7 @@ def proven(machine: qemu.Machine) -> None:
     units = "multi-user.target nuketown-rollback.service nuketown-mount.service"
     state = machine.sh(f"systemctl is-active {units}", check=False)
     assert state.split() == ["active"] * 3, f"{state}\n{machine.sh('journalctl -b -u nuketown*', check=False)}"
-    assert machine.sh("findmnt -no FSROOT /agents").strip() == "/@agents"
+    assert machine.sh("findmnt -no FSROOT /agents | tail -1").strip() == "/@agents"
     assert machine.sh("ls -A /agents") == ""
     assert machine.console().count("is blank and durable") == 1, "the hook ran once"
     assert machine.sh("systemctl --failed --no-legend --plain") == ""

@@ -587,7 +587,7 @@ def test_the_places_of_this_machine_are_the_ones_that_users_can_write_to(swept_t
     program = f"""
 import os, sys
 from pathlib import Path
-from persist import cli, proof
+from persist import broom, cli, ipc, proof, setaside, sweep, swept  # before a checkout in /tmp is covered
 from town import kernel
 kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC)
 kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
