@@ -18,6 +18,8 @@ OTHERS_WRITE, OTHERS_ENTER, OTHERS_ALL = 0o022, 0o011, 0o077
 def look(spec: Spec, found: Findings, *, adopt: bool) -> None:
     """Plan the directories that are missing; name those that an agent could lead astray."""
     for path, mode in _wanted(spec):
+        if path == spec.town.agents_dir and _is_covered(path):
+            continue  # the directory below is not seen: homes are mounted over the cover
         # What `way` takes over, and what the next rollback replaces, is nobody's fault.
         if not adopt or not (_adopted(spec, path) or _shows_homes(spec, path)):
             _directory(path, mode, found, f"{ADOPTING}; else " if _adopted(spec, path) and not adopt else "")
@@ -31,19 +33,26 @@ def _wanted(spec: Spec) -> Iterator[tuple[Path, int]]:
     yield spec.state_dir, CLOSED
 
 
+def _is_covered(path: Path) -> bool:
+    try:
+        with files.opened(files.open_dir(path)) as fd:
+            return ground.is_cover(mounts.of(fd))
+    except files.Unreadable:
+        return False
+
+
 def _adopted(spec: Spec, path: Path) -> bool:
     persist_dir = spec.town.persist_dir
     return persist_dir is not None and path == persist_dir / "agents" and os.path.lexists(path)
 
 
 def _shows_homes(spec: Spec, path: Path) -> bool:
-    """Whether it is agents_dir with @agents, or the cover, mounted there: then it is not the directory that is seen."""
+    """Whether it is agents_dir and @agents is mounted there: then it is not the directory that is seen."""
     if path != spec.town.agents_dir or spec.town.btrfs is None:
         return False
     try:
         with files.opened(files.open_dir(path)) as fd:
-            if not ground.is_cover(mounts.of(fd)):
-                ground.refuse_wrong_mount(spec, fd)
+            ground.refuse_wrong_mount(spec, fd)
     except (files.Unreadable, ground.NotMounted):
         return False
     return True

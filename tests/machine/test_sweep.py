@@ -587,7 +587,11 @@ def test_the_places_of_this_machine_are_the_ones_that_users_can_write_to(swept_t
     program = f"""
 import os, sys
 from pathlib import Path
-from persist import broom, cli, ipc, proof, setaside, sweep, swept  # before a checkout in /tmp is covered
+import importlib, persist, pkgutil, town
+for package in (town, persist):  # all of them before a checkout in /tmp is covered
+    for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(found.name)
+from persist import cli, proof
 from town import kernel
 kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC)
 kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
