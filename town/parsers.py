@@ -32,6 +32,8 @@ class Later(Parser):
     Only the verb that was typed is: to make those of all takes 12 ms.
     """
 
+    _mixing = False
+
     def __init__(self, **how: Any) -> None:
         self._how = how
         self._said: list[Callable[[], object]] = []
@@ -63,6 +65,17 @@ class Later(Parser):
         make, group = super().add_mutually_exclusive_group, _Group()
         self._say(lambda: group.onto(make(**how)))
         return group
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, and a word behind an option still finds its place: `open --force ada`."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if self._mixing or all(word.startswith("-") for word in unknown):
+            return found, unknown
+        self._mixing = True  # what follows comes here again, twice
+        try:
+            return super().parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
 
 
 class _Group:

@@ -44,6 +44,19 @@ def test_of_two_that_exclude_each_other_the_second_is_refused() -> None:
         _program()[0].parse_known_args(["do", "--first", "--second"])
 
 
+def test_a_word_behind_an_option_finds_its_place() -> None:
+    top, verbs = cli.parser("persist", "A test.")
+    made = cli.verb(verbs, "account", lambda _: 0, says="do it", example="persist account")
+    made.add_argument("do", nargs="?", choices=("list", "open"), default="list")
+    made.add_argument("agent", nargs="?")
+    made.add_argument("--force", action="store_true")
+    for words in (["open", "--force", "ada"], ["open", "ada", "--force"], ["--force", "open", "ada"]):
+        found, unknown = top.parse_known_args(["account", *words])
+        assert (found.do, found.agent, found.force, unknown) == ("open", "ada", True, []), words
+    assert top.parse_known_args(["account", "open", "--force", "ada", "vox"])[1] == ["vox"]
+    assert top.parse_known_args(["account", "--no", "open"])[1] == ["--no"]
+
+
 def test_a_verb_that_nobody_typed_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "[--first | --second]" in _program()[1]["undo"].format_help()
     with pytest.raises(SystemExit):
