@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from persist import places
@@ -10,10 +10,9 @@ from persist.sync import declared
 from persist.sync.carried import overlap
 from persist.sync.local import Record
 from persist.sync.seen import Head
-from town import mounts
 from town.failure import Failure
 from town.spec import Agent, Persist, Spec
-from town.terminal import say, shell_word, shown
+from town.terminal import say, shown
 
 
 class WrittenElsewhere(Failure):
@@ -53,18 +52,16 @@ def _ways_on(spec: Spec, agent: Agent, found: Head, strange: Sequence[Persist]) 
     if found.commit.host == platform.node():
         own = f"that is this machine's own name: if it is this machine, its notes in {shown(str(spec.state_dir))} are "
         own += "gone, and what lies here is the newest. "
-    aside = " && ".join([*(word for entry in strange for word in _aside(spec, agent, entry)), "persist restore"])
+    have = "persist restore"
+    if any(_lies_here(spec, agent, entry) for entry in strange):
+        have += f" --at {found.name.short}"
     return (
-        f"{own}To have what the store has, stop the agent, then: {aside} {agent.name}; to put what lies here on top "
-        f"(the history of the other stays): persist sync --take-over {agent.name}"
+        f"{own}To have what the store has (what lies here is kept beside it, as .before-TIME), stop the agent, then: "
+        f"{have} {agent.name}; to put what lies here on top (the history of the other stays): "
+        f"persist sync --take-over {agent.name}"
     )
 
 
-def _aside(spec: Spec, agent: Agent, entry: Persist) -> Iterator[str]:
-    """What takes the data of one declared path out of the way of a restore."""
-    source, home = places.source(spec, agent, entry), spec.home(agent) / entry.path
-    if entry.bound and not os.path.lexists(source):  # its parents are root's; those in a home may hang who asks
-        return
-    if entry.bound and mounts.at(home) is not None:
-        yield f"umount {shell_word(str(home))}"
-    yield f"mv {shell_word(str(source))} {shell_word(f'{source}.before')}"
+def _lies_here(spec: Spec, agent: Agent, entry: Persist) -> bool:
+    # The parents of a bound one's source are root's; those in a home may hang who asks.
+    return not entry.bound or os.path.lexists(places.source(spec, agent, entry))

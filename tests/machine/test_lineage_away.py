@@ -187,6 +187,20 @@ def test_what_is_not_required_is_used_and_noted(kept: Town) -> None:
     assert "work" in degraded(kept)
 
 
+def test_the_way_to_have_what_the_store_has_does_not_bring_back_what_lies_here(kept: Town) -> None:
+    write(kept, "a", "in the store")
+    synced(kept, "--release")
+    shutil.rmtree(kept.spec.state_dir / "sync")  # what says that this machine wrote it; the lineage stays
+    write(kept, "a", "of this machine")
+    said = kept.persist("sync", "ada")
+    assert said.status == 1
+    ok(kept, *said.err.split("stop the agent, then: persist ")[1].partition(";")[0].split())
+    assert (work(kept) / "a").read_text() == "in the store"
+    (aside,) = (kept.agents / "ada").glob("work.before-*")
+    assert [file.read_text() for file in aside.rglob("a")] == ["of this machine"]
+    ok(kept, "sync", "ada")
+
+
 def test_a_store_that_was_emptied_is_no_store_that_is_away(kept: Town) -> None:
     write(kept, "a")
     synced(kept)
