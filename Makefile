@@ -13,7 +13,7 @@ demo: ## one agent's whole life on a private machine inside this one (root, unde
 	@$(BIN)/python -m demo
 
 test: setup check ## everything: style, types, layers, every test, the demo among them (root)
-	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: setup ## style, types, layers, shell
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """What every suite shares. Real filesystems, real uids: `make test` runs as root and says so when it does not."""
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ __all__ = ["given", "moto", "rclone"]  # fixtures of every suite
 
 def pytest_configure() -> None:
     """Every worker has mounts and a /run of its own: no test sees another's, and none outlives the run."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background: tests send Ctrl-C to their children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.geteuid() == 0:
         kernel.unshare(kernel.CLONE_NEWNS)
         kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)

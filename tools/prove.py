@@ -22,7 +22,7 @@ The last full run, by `make prove`; `make prove PARTS=boots` runs one part anew.
 samples of every `make test`: property examples, kills of the hook, of a sync and of a tidy, crash states, scenarios,
 interrupted demos, real boots. The kills at every single step run whole in both.
 """
-PYTEST = ("-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-o", "timeout=2400")
+PYTEST = ("-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-o", "timeout=2400")
 PARTS = {
     "rollback": (
         "The rollback: scenarios, crash replay, kills",
