@@ -58,7 +58,8 @@ def _all(parts: list[str], images: int | None) -> int:
     os.environ["HOME"] = "/town"
     for name in ("/town", "/backup", "/images"):
         Path(name).mkdir()
-    place = Path("/images") if images is None else Path(f"/proc/self/fd/{images}")
+    # Not /proc/self: mkfs.btrfs, another process, looks there too.
+    place = Path("/images") if images is None else Path(f"/proc/{os.getpid()}/fd/{images}")
     run: dict[str, Callable[[], None]] = {"hook": hook.compare, "sync": lambda: sync.measure(place)}
     for part in parts:
         run[part]()
