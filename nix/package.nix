@@ -12,6 +12,7 @@
   pyrage,
   python-gnupg,
   ruamel-yaml,
+  segno,
   tomlkit,
   zstandard,
 }:
@@ -50,6 +51,7 @@ buildPythonApplication {
     pyrage
     python-gnupg
     ruamel-yaml
+    segno
     tomlkit
     zstandard
   ];

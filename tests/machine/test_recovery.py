@@ -1,7 +1,6 @@
 """docs/recovery.md: what stands there brings data back from a store that was really synced, without this program."""
 
 import ast
-import os
 import shutil
 import stat
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 
 from persist.bucket import agents, keyfile, tombs
 from persist.bucket.opening import open_bucket
+from tests.gosops import go_sops
 from tests.machine.recovery import PROGRAMS, PYTHON, programs, ran
 from tests.machine.stores import facts, source, torture, with_store
 from tests.machine.towns import Town, town
@@ -45,7 +45,7 @@ def decrypted(town: Town) -> str:
     """What `sops -d` prints of the newest key file; where there is no sops, the same from its values."""
     store = open_bucket(town.spec, ask=True).store
     number, data = keyfile.newest(store)
-    if program := os.environ.get("SOPS_BIN") or shutil.which("sops"):
+    if program := go_sops():
         argv = [program, "-d", "--input-type", "yaml", "--output-type", "yaml"]
         argv += [str(town.base / "store" / keyfile.name(number))]
         return ran(argv, SOPS_AGE_KEY_FILE=str(town.base / "host.age")).stdout

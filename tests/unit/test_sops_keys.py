@@ -64,7 +64,7 @@ def test_a_host_without_a_key_is_told_both_paths_and_the_command_when_it_needs_o
         opens(keys)
     assert HOST in caught.value.what
     assert f"looked in {tmp_path}/age.key, {tmp_path}/ssh.key" in caught.value.what
-    assert caught.value.hint == f"make the machine's key: age-keygen -o {tmp_path}/age.key"
+    assert caught.value.hint == "make the machine's key: identity host init"
 
 
 @pytest.mark.parametrize("mode", [0o440, 0o404, 0o460])

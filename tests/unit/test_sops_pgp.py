@@ -156,7 +156,7 @@ def test_a_message_that_holds_no_data_key_opens_nothing(home: Path) -> None:
     imported(home, "pgp-admin.asc")
     wrapped = Wrapped("pgp", ADMIN, gpg.encrypt(b"sixteen bytes...", ADMIN, home))
     with pytest.raises(sops.NoKey, match=f"the key for {ADMIN} is damaged"):
-        sops.Keys.of_gnupg_home(home).data_key([wrapped], "f")
+        sops.Keys.of_gnupg_home(home).data_key([(wrapped,)], 1, "f")
 
 
 def test_the_data_key_never_stands_on_a_command_line(

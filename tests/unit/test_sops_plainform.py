@@ -97,7 +97,7 @@ def test_every_file_of_sops_itself_means_the_same(path: Path) -> None:
         "a:\n  - b: c\n   d: e\n", "a:\n  - - b: c\n", " a: b\n", "a: b\n c: d\n", "a:\n  b: c\n d: e\n", "a: b\r\n",
         "a: b\n---\nc: d\n", "--- \na: b\n", "a: b\n...\n", "%YAML 1.2\n---\na: b\n", "true: b\n", "null: b\n",
         "a: \"b\\n\"\n",
-        "a: 2026-11-21\n", "a: .inf\n", "a: b: c\n", "a: ENC[x: y]\n", "a: ENC[x] y\n", "a: 'ENC[x]'\n", "- a: b\n",
+        "a: 2026-11-1T1:2\n", "a: .inf\n", "a: b: c\n", "a: ENC[x: y]\n", "a: ENC[x] y\n", "a: 'ENC[x]'\n", "- a: b\n",
         "  - a: b\n", "a: é\n", "a: \x85b\n", "<<: b\n", "a: <<\n", "a: \"b\" c\n", "a : b\n", "? a\n: b\n",
         "x:\n  a: |\n  b: c\n",
         "a: |\n\n  b\n", "a: |\n  b\n \n  c\n", f"{'a' * 101}: b\n",

@@ -7,6 +7,10 @@ class BadSopsFile(Failure):
     """The file, or the tree to be written, is not what SOPS 3 reads, or uses what this version does not know."""
 
 
+class NoRule(BadSopsFile):
+    """.sops.yaml has creation rules, and none of them is for this file."""
+
+
 class NoKey(Failure):
     """None of the private keys at hand opens the file."""
 

@@ -2,18 +2,17 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from town import accounts, files
 from town.failure import Unsafe
-from town.sops import gpg
+from town.sops import gpg, unwrap
 from town.sops.errors import NoKey
-from town.sops.metadata import Wrapped
+from town.sops.metadata import Group
 from town.sops.recipients import age_identity
-from town.sops.values import KEY_BYTES
 from town.spec import HostKey
 from town.terminal import shell_word, shown
 
@@ -63,16 +62,20 @@ class Keys:
 
     @classmethod
     def of_host(cls, host_key: HostKey) -> "Keys":
-        """The first of the machine's age file and SSH host key that exists; none is an error only when one is needed.
+        """The first of the machine's age file and SSH host key that exists, and the keys of its GnuPG home.
 
-        Raises Unsafe when others than its owner can read or replace the file, NoKey when it holds no usable key.
+        None is an error only when one is needed. Raises Unsafe when others than its owner can read or replace one,
+        NoKey when a file holds no usable key.
         """
+        if (home := host_key.gnupg) is not None:
+            refuse_shared(home)
+            return cls.of_host(host_key._replace(gnupg=None)) | cls.of_gnupg_home(home)
         looked = (str(host_key.age), str(host_key.ssh))
         for path, read in ((host_key.age, _age_file), (host_key.ssh, _ssh_file)):
             if os.path.lexists(path):
                 refuse_shared(path)
                 return cls(read(path), looked=looked)
-        return cls(looked=looked, cure=f"make the machine's key: age-keygen -o {shell_word(str(host_key.age))}")
+        return cls(looked=looked, cure="make the machine's key: identity host init")
 
     @classmethod
     def of_age_file(cls, path: Path) -> "Keys":
@@ -102,55 +105,13 @@ class Keys:
         """
         return _of_person()
 
-    def data_key(self, wrapped: Iterable[Wrapped], name: str) -> bytes:
-        """The data key (32 bytes) of a file, age recipients first. Raises NoKey."""
-        entries = list(wrapped)
-        identities = _identities(self.secrets)
-        for one in entries:
-            if one.kind == "age" and identities and (opened := _open_age(one.enc, identities)) is not None:
-                return opened
-        refusals: list[str] = []
-        for one in entries:
-            for home in self.gnupg_homes if one.kind == "pgp" else ():
-                found = gpg.decrypt(one.enc, home)
-                if isinstance(found, bytes) and len(found) == KEY_BYTES:
-                    return found
-                refusals.append(found if isinstance(found, str) else f"the key for {shown(one.recipient)} is damaged")
-        raise self._no_key(entries, refusals, name)
-
-    def _no_key(self, entries: list[Wrapped], refusals: list[str], name: str) -> NoKey:
-        recipients = ", ".join(shown(one.recipient) for one in entries)
-        looked = ", ".join(map(shown, self.looked)) or "no place"
-        notes = "".join(f"; {note}" for note in dict.fromkeys([*self.notes, *refusals]))
-        return NoKey(
-            f"no key at hand opens {shown(name)}: it is encrypted to {recipients}; looked in {looked}{notes}",
-            hint=self.cure or "use one of those keys, or let who has one add a recipient: sops updatekeys",
-        )
+    def data_key(self, groups: Sequence[Group], threshold: int, name: str) -> bytes:
+        """The data key (32 bytes) of a file, age recipients first. Raises NoKey, BadSopsFile."""
+        return unwrap.data_key(self, groups, threshold, name)
 
 
 def _joined(ours: tuple[_T, ...], theirs: tuple[_T, ...]) -> tuple[_T, ...]:
     return tuple(dict.fromkeys([*ours, *theirs]))
-
-
-def _identities(secrets: Iterable[_Secret]) -> list[object]:
-    import pyrage
-
-    return [
-        pyrage.x25519.Identity.from_str(one.material)
-        if one.kind == "age"
-        else pyrage.ssh.Identity.from_buffer(one.material.encode())
-        for one in secrets
-    ]
-
-
-def _open_age(enc: str, identities: list[object]) -> bytes | None:
-    import pyrage
-
-    try:
-        opened: bytes = pyrage.decrypt(enc.encode(), identities)
-    except pyrage.DecryptError:
-        return None
-    return opened if len(opened) == KEY_BYTES else None
 
 
 def _age_file(path: Path) -> tuple[_Secret, ...]:

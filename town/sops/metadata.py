@@ -1,27 +1,27 @@
 """The `sops:` block of a file: who can open it, what its rule encrypts, and the seal over the whole."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn
 
 from town.sops.errors import BadSopsFile
-from town.sops.goregex import BadPattern, GoRegex
-from town.sops.nodes import Mapping, Node, Plain, Scalar, Sequence
-from town.sops.values import Path
+from town.sops.nodes import Mapping, Node, Scalar, Sequence
+from town.sops.rules import COMMENT_RULES, RULES, Rule
+from town.sops.rules import rule as rule_of
+from town.sops.scalars import Plain, Time
+from town.sops.shamir import MOST as MOST_GROUPS
 from town.terminal import shown
 
-RULES = ("unencrypted_suffix", "encrypted_suffix", "unencrypted_regex", "encrypted_regex")
-COMMENT_RULES = ("unencrypted_comment_regex", "encrypted_comment_regex")
 # Key services that this program does not speak, and what names a key of each.
-OTHER_KINDS = {
+OTHERKINDS = {
     "kms": "arn",
     "gcp_kms": "resource_id",
     "hckms": "key_id",
     "azure_kv": "vault_url",
     "hc_vault": "vault_address",
 }
+KINDS = {"age", "pgp", *OTHERKINDS}
 MAX_RECIPIENTS = 256  # each PGP entry costs a run of gpg
 _KNOWN = {"age", "pgp", "lastmodified", "mac", "version", "mac_only_encrypted", "shamir_threshold", "key_groups"}
 _VERSION = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?")
@@ -36,25 +36,25 @@ class Wrapped:
     recipient: str
     enc: str
 
+    @property
+    def label(self) -> str:
+        """The recipient as a file's list of recipients names it: those of key services with the service in front."""
+        return self.recipient if self.kind in ("age", "pgp") else f"{self.kind}:{self.recipient}"
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Which values are encrypted: one suffix or regular expression, held against every key of a value's path."""
 
-    name: str = "unencrypted_suffix"
-    argument: str = "_unencrypted"
-    matches: Callable[[str], bool] = lambda key: key.endswith("_unencrypted")
-
-    def encrypts(self, path: Path) -> bool:
-        """Whether the value at this path is stored encrypted."""
-        return any(map(self.matches, path)) == self.name.startswith("encrypted")
+Group = tuple[Wrapped, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What stands in `sops:`, checked. `sealed_at` is lastmodified as the MAC's additional data."""
+    """What stands in `sops:`, checked. `sealed_at` is lastmodified as the MAC's additional data.
 
-    wrapped: tuple[Wrapped, ...]
+    With one group each of its entries holds the data key; with several a share of it (`town.sops.shamir`), the same for
+    all of a group, and `threshold` shares give the key.
+    """
+
+    groups: tuple[Group, ...]
+    threshold: int
     rule: Rule
     mac: Scalar
     lastmodified: Scalar
@@ -64,9 +64,7 @@ class Metadata:
     @property
     def recipients(self) -> tuple[str, ...]:
         """Every recipient as the file writes it; those of key services with the service's name in front."""
-        return tuple(
-            one.recipient if one.kind in ("age", "pgp") else f"{one.kind}:{one.recipient}" for one in self.wrapped
-        )
+        return tuple(dict.fromkeys(one.label for group in self.groups for one in group))
 
 
 def read(root: Mapping, name: str) -> Metadata:
@@ -95,8 +93,10 @@ class _Reader:
         self._refuse_unsupported()
         self._version()
         lastmodified, mac = self._string("lastmodified"), self._string("mac")
+        groups = self._groups()
         return Metadata(
-            wrapped=self._wrapped(),
+            groups=groups,
+            threshold=self._threshold(len(groups)),
             rule=self._rule(),
             mac=mac,
             lastmodified=lastmodified,
@@ -109,11 +109,9 @@ class _Reader:
             known = str(key.value)
             if _empty(value):
                 continue
-            if known == "key_groups":
-                _refuse(self.name, known, "splits the data key between groups (Shamir), which is not supported")
             if known in COMMENT_RULES:
                 _refuse(self.name, known, "is not supported", hint=f"use one of {', '.join(RULES)}")
-            if known not in _KNOWN and known not in RULES and known not in OTHER_KINDS:
+            if known not in _KNOWN and known not in RULES and known not in OTHERKINDS:
                 _refuse(self.name, known, "is not known to this version")
 
     def _version(self) -> None:
@@ -125,7 +123,7 @@ class _Reader:
         node = self.block.get(key)
         if node is None or (isinstance(node, Scalar) and node.value in (None, "")):
             _refuse(self.name, key, "is missing", hint="bring back the last good version of the file")
-        if not isinstance(node, Scalar) or not isinstance(node.value, str):
+        if not isinstance(node, Scalar) or not isinstance(node.value, str) or isinstance(node.value, Time):
             _refuse(self.name, key, "is not a string", hint="put it in double quotes")
         return node
 
@@ -161,60 +159,70 @@ class _Reader:
         if not given:
             return Rule()
         argument = str(self._string(given[0]).value)
-        if given[0].endswith("_suffix"):
-            return Rule(given[0], argument, lambda key: key.endswith(argument))
-        return Rule(given[0], argument, self._pattern(given[0], argument))
+        return rule_of(given[0], argument, f"{shown(self.name)}: sops.{given[0]}")
 
-    def _pattern(self, key: str, pattern: str) -> Callable[[str], bool]:
-        def matches(text: str) -> bool:
-            if text not in answers:
-                try:
-                    answers[text] = regex.search(text)
-                except BadPattern as error:
-                    _refuse(self.name, key, f"cannot be used: {error}")
-            return answers[text]
-
-        answers: dict[str, bool] = {}
-        try:
-            regex = GoRegex(pattern)
-        except BadPattern as error:
-            _refuse(self.name, key, f"cannot be used: {shown(str(error))}")
-        return matches
-
-    def _wrapped(self) -> tuple[Wrapped, ...]:
-        found = [
-            *self._group("age", "recipient"),
-            *self._group("pgp", "fp"),
-            *(one for kind, label in OTHER_KINDS.items() for one in self._group(kind, label)),
-        ]
-        if not found:
+    def _groups(self) -> tuple[Group, ...]:
+        one, several = self._wrapped(self.block, ""), self.block.get("key_groups")
+        if one and not _empty(several):
+            _refuse(self.name, "key_groups", "stands beside recipients of the whole key: a file has either")
+        groups = (one,) if _empty(several) else self._several(several)
+        if not any(groups):
             _refuse(self.name, "", "names no recipient", hint="bring back the last good version of the file")
-        if len(found) > MAX_RECIPIENTS:
+        if sum(map(len, groups)) > MAX_RECIPIENTS:
             _refuse(self.name, "", f"names more than {MAX_RECIPIENTS} recipients")
-        return tuple(found)
+        return groups
 
-    def _group(self, kind: str, label: str) -> list[Wrapped]:
-        node = self.block.get(kind)
+    def _several(self, node: Node | None) -> tuple[Group, ...]:
+        if not isinstance(node, Sequence) or len(node.items) > MOST_GROUPS:
+            _refuse(self.name, "key_groups", f"is not a list of at most {MOST_GROUPS} groups")
+        groups = []
+        for position, item in enumerate(node.items):
+            where = f"key_groups[{position}]"
+            if not isinstance(item, Mapping):
+                _refuse(self.name, where, "is not a map")
+            if unknown := [str(key.value) for key, value in item.items if key.value not in KINDS and not _empty(value)]:
+                _refuse(self.name, f"{where}.{unknown[0]}", "is not known to this version")
+            groups.append(self._wrapped(item, f"{where}."))
+            if not groups[-1]:
+                _refuse(self.name, where, "names no recipient", hint="bring back the last good version of the file")
+        return tuple(groups)
+
+    def _threshold(self, groups: int) -> int:
+        """How many shares are needed; sops takes all groups when none is named (UpdateMasterKeysWithKeyServices)."""
+        value = self._value("shamir_threshold")
+        if value in (None, 0) or groups == 1:
+            return groups
+        if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= groups:
+            _refuse(
+                self.name, "shamir_threshold", f"is no number from 2 to {groups}, which is how many groups there are"
+            )
+        return value
+
+    def _wrapped(self, block: Mapping, where: str) -> Group:
+        kinds = {"age": "recipient", "pgp": "fp", **OTHERKINDS}
+        return tuple(one for kind, label in kinds.items() for one in self._entries(block, kind, label, where))
+
+    def _entries(self, block: Mapping, kind: str, label: str, where: str) -> list[Wrapped]:
+        node = block.get(kind)
         if _empty(node):
             return []
         if not isinstance(node, Sequence):
-            _refuse(self.name, kind, "is not a list")
-        return [self._entry(kind, label, item, position) for position, item in enumerate(node.items)]
+            _refuse(self.name, where + kind, "is not a list")
+        return [self._entry(kind, label, item, f"{where}{kind}[{at}]") for at, item in enumerate(node.items)]
 
-    def _entry(self, kind: str, label: str, item: Node, position: int) -> Wrapped:
-        where = f"{kind}[{position}]"
+    def _entry(self, kind: str, label: str, item: Node, where: str) -> Wrapped:
         if not isinstance(item, Mapping):
             _refuse(self.name, where, "is not a map")
         fields: dict[str, str] = {}
         for wanted in (label, "enc") if kind in ("age", "pgp") else (label,):
             value = item.get(wanted)
-            if not isinstance(value, Scalar) or not isinstance(value.value, str) or not value.value:
+            if not isinstance(value, Scalar) or not isinstance(value.value, str) or not value.value.strip():
                 _refuse(self.name, where, f"has no {wanted}, or one that is not a string")
             fields[wanted] = value.value
         created = item.get("created_at")
         if kind == "pgp":
-            if not isinstance(created, Scalar):
-                _refuse(self.name, where, "has no created_at")
+            if not isinstance(created, Scalar) or isinstance(created.value, Time):
+                _refuse(self.name, where, "has no created_at, or one that is not in quotes")
             self._time(f"{where}.created_at", created)
         return Wrapped(kind, fields[label].strip(), fields.get("enc", ""))
 

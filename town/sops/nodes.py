@@ -1,25 +1,21 @@
 """YAML text as nodes that know where they stand in it, so that one value can be replaced and no other byte changes.
 
-ruamel.yaml scans; what a plain scalar means follows go.yaml.in/yaml/v3 (`resolve.go`), because that is what sops
-reads with. A SOPS file comes from a bucket or a checkout that others can write: size, depth and number of nodes are
-bounded, and anchors, aliases, tags and directives are refused before anything is built from them.
+ruamel.yaml scans; what a plain scalar means, `town.sops.scalars` says. A SOPS file comes from a bucket or a checkout
+that others can write: size, depth and number of nodes are bounded, and anchors, aliases, tags and directives are
+refused before anything is built from them.
 """
 
-import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from town.sops.errors import BadSopsFile
+from town.sops.scalars import Plain, Time, resolve
 from town.terminal import shown
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 64
 MAX_NODES = 20_000
-INT64 = range(-(1 << 63), 1 << 63)
-
-Plain = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -67,12 +63,12 @@ def parse(data: bytes, name: str, *, aliases: bool = False) -> tuple[str, Mappin
 
     With `aliases` (configuration files) an alias stands for the node it names.
     """
-    text = _decode(data, name)
+    text = decoded(data, name)
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     line = 1
-    composer = _Composer(text, name, aliases)
+    composer = Composer(name, aliases)
     try:
         for event in YAML(typ="safe", pure=True).parse(text):
             line = event.start_mark.line + 1
@@ -90,7 +86,8 @@ def parse(data: bytes, name: str, *, aliases: bool = False) -> tuple[str, Mappin
     return text, composer.document()
 
 
-def _decode(data: bytes, name: str) -> str:
+def decoded(data: bytes, name: str) -> str:
+    """The text of a file that is not empty and not too large. Raises BadSopsFile."""
     if len(data) > MAX_BYTES:
         raise BadSopsFile(f"{shown(name)} is larger than the {MAX_BYTES:,} bytes that such a file may have")
     if not data.strip():
@@ -116,11 +113,10 @@ class _Open:
         self.names: set[str] = set()
 
 
-class _Composer:
+class Composer:
     """Builds nodes from parser events, without recursion."""
 
-    def __init__(self, text: str, name: str, aliases: bool) -> None:
-        self.text = text
+    def __init__(self, name: str, aliases: bool = False) -> None:
         self.name = name
         self.aliases = aliases
         self.open: list[_Open] = []
@@ -130,6 +126,7 @@ class _Composer:
         self.root: Node | None = None
 
     def take(self, event: Any) -> None:
+        """One event, of ruamel.yaml or with the same name and fields. Raises BadSopsFile."""
         kind = type(event).__name__
         match kind:
             case "ScalarEvent":
@@ -147,6 +144,7 @@ class _Composer:
                 self._document(event)
 
     def document(self) -> Mapping:
+        """The top-level map, after the last event. Raises BadSopsFile."""
         if self.root is None:
             raise BadSopsFile(f"{shown(self.name)} is empty", hint="bring back the last good version")
         if not isinstance(self.root, Mapping):
@@ -199,7 +197,7 @@ class _Composer:
             above.key = None
 
     def _key(self, node: Node, above: _Open) -> Scalar:
-        if not isinstance(node, Scalar) or not isinstance(node.value, str):
+        if not isinstance(node, Scalar) or not isinstance(node.value, str) or isinstance(node.value, Time):
             raise BadSopsFile(
                 f"{shown(self.name)}: line {node.line}: a key is not a string", hint="put the key in double quotes"
             )
@@ -229,65 +227,6 @@ class _Composer:
                     f"{shown(self.name)}: line {line}: {error}", hint="put the value in double quotes"
                 ) from None
         return Scalar(value, start, end, line, literal=event.style in ("|", ">"))
-
-
-_WORDS: dict[str, Plain] = {
-    **dict.fromkeys(["true", "True", "TRUE"], True),
-    **dict.fromkeys(["false", "False", "FALSE"], False),
-    **dict.fromkeys(["", "~", "null", "Null", "NULL"], None),
-}
-_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_INTEGER = re.compile(r"[-+]?(0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO]?[0-7]+|0|[1-9][0-9]*)")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?")
-
-
-def resolve(text: str) -> Plain:
-    """What a plain (unquoted) scalar means to go.yaml.in/yaml/v3. Raises ValueError for what libraries disagree on.
-
-    Dates, infinities, NaN and integers beyond 64 bits are refused; `yes` and `no` are strings, `0777` is octal.
-
-    >>> resolve("0x10"), resolve("yes"), resolve("1.50"), resolve("~")
-    (16, 'yes', 1.5, None)
-    """
-    if text in _WORDS:
-        return _WORDS[text]
-    if _NOT_FINITE.fullmatch(text):
-        raise ValueError("a number that is not finite is not supported")
-    if text == "<<":
-        raise ValueError("merge keys (<<) are not supported")
-    if not text or text[0] not in "+-.0123456789":
-        return text
-    if _DATE.fullmatch(text):
-        raise ValueError("an unquoted date is read differently by different programs")
-    return _number(text)
-
-
-def _number(text: str) -> Plain:
-    digits = text if text[0] == "." else text.replace("_", "")
-    if len(digits) > 400 and _FLOAT.fullmatch(digits):
-        raise ValueError("a number with more than 400 digits is not supported")
-    if _INTEGER.fullmatch(digits):
-        sign, bare = (digits[0], digits[1:]) if digits[0] in "+-" else ("", digits)
-        octal = len(bare) > 1 and bare[0] == "0" and bare[1] in "01234567"
-        value = int(sign + ("0o" + bare[1:] if octal else bare), 0)
-        if value not in INT64:
-            raise ValueError("an integer beyond 64 bits is not supported")
-        return value
-    if _FLOAT.fullmatch(digits):
-        number = float(digits)
-        if not math.isfinite(number):
-            raise ValueError("a number that is not finite is not supported")
-        return number
-    return text
-
-
-def resolves_to_itself(text: str) -> bool:
-    """Whether a plain scalar is read as this very string."""
-    try:
-        return resolve(text) == text
-    except ValueError:
-        return False
 
 
 def plain(node: Node, name: str) -> Any:

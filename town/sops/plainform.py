@@ -7,7 +7,8 @@ escapes, or literal blocks: all of it ASCII, no line ambiguous. Anything else is
 
 import re
 
-from town.sops.nodes import Mapping, Node, Scalar, Sequence, resolve
+from town.sops.nodes import Mapping, Node, Scalar, Sequence
+from town.sops.scalars import resolve
 
 _MOST_BYTES = 256 << 10
 _MOST_LINES = 4000

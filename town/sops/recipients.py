@@ -9,12 +9,12 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from town.sops import gpg
 from town.sops.errors import BadRecipient
-from town.sops.nodes import resolves_to_itself
+from town.sops.scalars import resolves_to_itself
 from town.sops.writing import Literal, Raw
 from town.terminal import shown
 
@@ -121,17 +121,16 @@ def _polymod(values: Iterable[int]) -> int:
     return check
 
 
-def wrap(data_key: bytes, recipients: Sequence[str], now: str, gnupg_home: Path | None) -> dict[str, object]:
-    """The `age` and `pgp` lists of a sops block for canonical recipients. Raises BadRecipient."""
-    ages = [
-        {"enc": Literal(_sealed(data_key, one)), "recipient": Raw(one)} for one in recipients if one.startswith("age1")
-    ]
-    fingerprints = [one for one in recipients if not one.startswith("age1")]
-    pgps = [
-        {"created_at": now, "enc": Literal(gpg.encrypt(data_key, one, gnupg_home)), "fp": _plain(one)}
-        for one in fingerprints
-    ]
-    return {kind: entries for kind, entries in (("age", ages), ("pgp", pgps)) if entries}
+def wrap(
+    data_key: bytes, recipients: Iterable[str], now: str, gnupg_home: Path | None
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """The entry of each canonical recipient for a list of a sops block, and which list. Raises BadRecipient."""
+    for one in recipients:
+        if one.startswith("age1"):
+            yield "age", {"enc": Literal(_sealed(data_key, one)), "recipient": Raw(one)}
+        else:
+            sealed = Literal(gpg.encrypt(data_key, one, gnupg_home))
+            yield "pgp", {"created_at": now, "enc": sealed, "fp": _plain(one)}
 
 
 def _plain(fingerprint: str) -> str:

@@ -7,11 +7,13 @@ from collections.abc import Mapping as Map
 from datetime import UTC, datetime
 from typing import Any
 
-from town.sops import editing, metadata, nodes, writing
+from town.sops import editing, layout, metadata, writing
 from town.sops.errors import BadSopsFile, Tampered
-from town.sops.metadata import Metadata, Rule
-from town.sops.nodes import INT64, MAX_DEPTH, Mapping, Node, Plain, Scalar, Sequence
-from town.sops.values import Path, Sealer, aad, float_text, leaf_bytes, place
+from town.sops.metadata import Metadata
+from town.sops.nodes import MAX_DEPTH, Mapping, Node, Scalar, Sequence
+from town.sops.rules import Rule
+from town.sops.scalars import INT64, Plain, Time
+from town.sops.values import Path, Sealer, aad, float_text, is_time, leaf_bytes, place
 from town.terminal import shown
 
 MAX_KEY = 256  # characters of a map key that is written; YAML takes 1024 before a colon, go.yaml.in writes 128 plainly
@@ -115,10 +117,14 @@ def leaf(value: Plain, path: Path, rule: Rule, sealer: Sealer) -> str:
     """One leaf as it is written: sealed, or in clear where the rule says so (a str that is no Raw gets quoted)."""
     if isinstance(value, str) and not is_text(value):
         raise _unfit(path, "is not valid Unicode")
+    if isinstance(value, bytes):
+        raise _unfit(path, "is of type bytes, which no program writes: store it as base64 text")
     if isinstance(value, float) and not math.isfinite(value):
         raise _unfit(path, "is not a finite number")
     if isinstance(value, int) and value not in INT64:
         raise _unfit(path, "is an integer beyond 64 bits")
+    if isinstance(value, Time) and not is_time(value):
+        raise _unfit(path, "is no time such as 2026-11-21T11:38:15Z")
     if value is None:
         return writing.Raw("null")
     if value == "":
@@ -130,6 +136,8 @@ def leaf(value: Plain, path: Path, rule: Rule, sealer: Sealer) -> str:
 
 def _clear(value: str | int | float | bool) -> str:
     match value:
+        case Time():
+            return writing.Raw(value)
         case str():
             return value
         case bool():
@@ -145,9 +153,20 @@ def _unfit(path: Path, what: str) -> BadSopsFile:
     return BadSopsFile(f"{shown('/'.join(map(str, path))) or 'the tree'} {what}")
 
 
+def as_read(tree: Any) -> Any:
+    """A tree with dicts and lists in the place of other maps and tuples, as reading gives it back."""
+    match tree:
+        case Map():
+            return {key: as_read(value) for key, value in tree.items()}
+        case list() | tuple():
+            return [as_read(item) for item in tree]
+        case _:
+            return tree
+
+
 def finished(text: str, expected: dict[str, Any], sealer: Sealer, *, now: datetime, name: str) -> bytes:
     """The text with a new lastmodified and MAC, read back first: it holds `expected`, or BadSopsFile is raised."""
-    text, root = nodes.parse(text.encode(), name)
+    text, root = layout.parse(text.encode(), name)
     about = metadata.read(root, name)
     walk = _Walk(about, sealer, name)
     if walk.tree(root) != expected:

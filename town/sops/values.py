@@ -7,8 +7,8 @@ import re
 import secrets
 from decimal import Decimal
 
-from town.sops.errors import BadSopsFile, Tampered
-from town.sops.nodes import INT64, Plain
+from town.sops.errors import Tampered
+from town.sops.scalars import INT64, Plain, Time
 from town.terminal import shown
 
 IV_BYTES, TAG_BYTES, KEY_BYTES = 32, 16, 32
@@ -33,16 +33,24 @@ class Sealer:
         """The value as sops stores it. `""` stays `""`."""
         if value == "":
             return ""
+        return self.seal_raw(leaf_bytes(value), _type(value), aad)
+
+    def seal_raw(self, plain: bytes, kind: str, aad: str) -> str:
+        """Bytes as a stored value of a type."""
         iv = secrets.token_bytes(IV_BYTES)
-        sealed = self._cipher.encrypt(iv, leaf_bytes(value), aad.encode())
+        sealed = self._cipher.encrypt(iv, plain, aad.encode())
         parts = (sealed[:-TAG_BYTES], iv, sealed[-TAG_BYTES:])
         data, iv_text, tag = (base64.b64encode(part).decode() for part in parts)
-        return f"ENC[AES256_GCM,data:{data},iv:{iv_text},tag:{tag},type:{_type(value)}]"
+        return f"ENC[AES256_GCM,data:{data},iv:{iv_text},tag:{tag},type:{kind}]"
 
     def open(self, text: str, aad: str, where: str) -> Plain:
         """What was sealed. Raises Tampered that says `where`, never what."""
         if text == "":
             return ""
+        return _typed(*self.raw(text, aad, where), where)
+
+    def raw(self, text: str, aad: str, where: str) -> tuple[bytes, str]:
+        """The bytes that were sealed, and the type that stands beside them. Raises Tampered."""
         from cryptography.exceptions import InvalidTag
 
         found = _VALUE.fullmatch(text)
@@ -55,7 +63,7 @@ class Sealer:
             opened = None
         if opened is None:
             raise Tampered(f"{where} was changed, or moved here from elsewhere", hint=_HINT)
-        return _typed(opened, found[4], where)
+        return opened, found[4]
 
 
 _HINT = "bring back the last good version of the file; to change a value, use `sops edit`"
@@ -79,8 +87,12 @@ def _type(value: Plain) -> str:
             return "int"
         case float():
             return "float"
+        case Time():
+            return "time"
         case str():
             return "str"
+        case bytes():
+            return "bytes"
         case None:
             raise AssertionError("null is never sealed")
 
@@ -90,9 +102,13 @@ def _typed(opened: bytes, kind: str, where: str) -> Plain:
     try:
         text = opened.decode("utf-8")
     except UnicodeDecodeError:
-        raise BadSopsFile(f"{where} is binary, and only text is supported", hint="store it as base64 text") from None
-    if kind in ("str", "bytes") or (kind == "time" and _TIME.fullmatch(text)):
+        if kind in ("str", "bytes"):  # sops has strings of any bytes: !!binary of YAML
+            return opened
+        text = ""
+    if kind in ("str", "bytes"):
         return text
+    if kind == "time" and is_time(text):
+        return Time(text)
     if kind == "int" and _DECIMAL.fullmatch(text) and int(text) in INT64:
         return int(text)
     if kind == "bool" and text in _TRUE + _FALSE:
@@ -100,6 +116,11 @@ def _typed(opened: bytes, kind: str, where: str) -> Plain:
     if kind == "float" and (number := _finite(text)) is not None:
         return number
     raise Tampered(f"{where} says that it is of type {shown(kind)}, and is not", hint=_HINT)
+
+
+def is_time(text: str) -> bool:
+    """Whether a text has the form of RFC 3339."""
+    return _TIME.fullmatch(text) is not None
 
 
 def _finite(text: str) -> float | None:
@@ -113,6 +134,8 @@ def _finite(text: str) -> float | None:
 def leaf_bytes(value: Plain) -> bytes:
     """The bytes of a leaf for cipher and MAC, as `ToBytes` in sops.go gives them: True, 42, 0.25, text as UTF-8."""
     match value:
+        case bytes():
+            return value
         case str():
             return value.encode()
         case float():

@@ -8,7 +8,8 @@ STEP = 4
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 # sops-nix reads with a YAML 1.1 library: an unquoted key `n` is false to it and it panics.
 _WORDS = frozenset(["y", "yes", "n", "no", "true", "false", "on", "off", "null"])
-_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0"}
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+_WORD = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?|true|false|null")
 
 
 def key(name: str) -> str:
@@ -19,7 +20,7 @@ def key(name: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """A string as a YAML double-quoted scalar on one line."""
+    """A string as a YAML double-quoted scalar on one line; JSON reads it as the same."""
     return '"' + "".join(map(_escaped, text)) + '"'
 
 
@@ -29,13 +30,22 @@ def _escaped(character: str) -> str:
     if character.isprintable() and character != "\ufeff":
         return character
     code = ord(character)
-    if code < 0x100:
-        return f"\\x{code:02X}"
-    return f"\\u{code:04X}" if code < 0x10000 else f"\\U{code:08X}"
+    return f"\\u{code:04X}" if code < 0x10000 else character  # JSON has no longer escape, and YAML takes it as it is
 
 
 class Raw(str):
     """A scalar that is YAML text already, such as `ENC[…]`, `null` or `true`."""
+
+
+def word(text: str) -> str:
+    """A short string of the metadata, without quotes where no YAML can misread it."""
+    plain = re.fullmatch(r"[A-Za-z_^(][A-Za-z0-9_^$|()./+*?\\-]*", text) and text.lower() not in _WORDS
+    return Raw(text) if plain else text
+
+
+def is_word(text: str) -> bool:
+    """Whether the text of a Raw is a number, true, false or null in YAML and in JSON."""
+    return _WORD.fullmatch(text) is not None
 
 
 class Literal(str):
@@ -53,9 +63,15 @@ def flow(tree: Mapping[str, Any]) -> str:
 
 
 def _flow_value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + flow(value) + "}"
-    return quoted(str(value))
+    match value:
+        case Mapping():
+            return "{" + flow(value) + "}"
+        case list():
+            return "[" + ", ".join(map(_flow_value, value)) + "]"
+        case Raw() if is_word(value):
+            return value
+        case _:
+            return quoted(str(value))
 
 
 def _map_lines(tree: Mapping[str, Any], indent: int, below: int) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""A package by name: another distribution installs one called `tests`."""
