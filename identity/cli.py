@@ -80,6 +80,7 @@ def _later(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
     )  # fmt: skip
     rotate.add_argument("agent", metavar="AGENT")
     _which_keys(rotate)
+    rotate.add_argument("--extend", action="store_true", help="--gpg: the same subkey for two more years, no new one")
     _changes(rotate)
 
     revoke = cli.verb(
@@ -110,7 +111,7 @@ def _later(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
     recipients.add_argument("act_on", metavar="sync|add|remove", choices=["sync", "add", "remove"])
     recipients.add_argument("recipient", nargs="?", metavar="RECIPIENT", help="age1…, ssh-ed25519 … or a fingerprint")
     recipients.add_argument("--human", action="store_true", help="add: who can also open the recovery file")
-    recipients.add_argument("--host", metavar="NAME", help="add: a machine of that name")
+    recipients.add_argument("--host", metavar="NAME", help="add or remove: the machine of that name")
     recipients.add_argument("--json", action="store_true", help="what changed, and what must be rotated, as JSON")
     _changes(recipients)
 
@@ -122,6 +123,9 @@ def _later(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
     publish.add_argument("agent", metavar="AGENT")
     publish.add_argument("--github", action="store_true", help="to GitHub, the one that is known")
     publish.add_argument("--token-file", metavar="FILE", help="who may upload: a file that only you can read")
+    publish.add_argument("--account", metavar="LOGIN", help="refuse a token of any other account")
+    publish.add_argument("--replace", action="store_true", help="take out what this agent had there and is out of date")
+    publish.add_argument("--api", metavar="URL", help="of a GitHub Enterprise Server: the token goes there")
     _changes(publish)
 
 

@@ -1,5 +1,6 @@
 """One thing that `identity check` has to say."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,3 +34,11 @@ class Finding:
                 cli.warn("identity", line, self.cure)
             case "unchecked":
                 say(f"identity: unchecked: {line}")
+
+
+def caught(where: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of a check; a failure that ends it is one of them, about `where`."""
+    try:
+        yield from check()
+    except Failure as failure:
+        yield Finding("error", where, failure.what, failure.hint)

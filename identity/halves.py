@@ -38,9 +38,9 @@ class GpgKey:
 
 @dataclass(frozen=True, slots=True)
 class Halves:
-    """The public halves of one agent's keys."""
+    """The public halves of the keys that one agent uses. None: there is none, or it was revoked."""
 
-    ssh: SshKey
+    ssh: SshKey | None
     gpg: GpgKey | None = None
 
 

@@ -1,11 +1,11 @@
-"""What was last installed into a home, by digest: root's record, so that a change of the agent's can be told from one
-of the spec. docs/formats/identity.md has its form.
+"""What was last installed into a home: root's record, so that a change of the agent's can be told from one of the spec,
+and so that what the spec no longer has can be taken away. docs/formats/identity.md has its form.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,8 +13,17 @@ from town import files
 from town.failure import Failure
 from town.spec import Agent, Spec
 
-VERSION = 1
+VERSION = 2
+_KNOWN = (1, VERSION)  # version 1 had no `gpg`
 _DIRECTORY, _LIMIT = "installed", 1 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What lies in a home by our hand. `files`: SHA-256 by path below the home; `gpg`: imported signing subkeys."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    gpg: tuple[str, ...] = ()
 
 
 def digest(data: bytes) -> str:
@@ -22,31 +31,31 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def known(spec: Spec, agent: Agent) -> dict[str, str]:
-    """Digests by path below the home. Never raises: what cannot be read is not known."""
+def known(spec: Spec, agent: Agent) -> Record:
+    """The record of an agent. Never raises: what cannot be read is not known."""
     try:
         tree = json.loads(files.read_bounded(spec.state_dir / _DIRECTORY / f"{agent.name}.json", _LIMIT))
     except (Failure, ValueError, RecursionError):
-        return {}
-    return _digests(tree)
+        return Record()
+    return _record(tree)
 
 
-def _digests(tree: Any) -> dict[str, str]:
-    if not isinstance(tree, dict) or tree.get("version") != VERSION or not isinstance(tree.get("files"), dict):
-        return {}
-    return {path: value for path, value in tree["files"].items() if isinstance(value, str)}
+def _record(tree: Any) -> Record:
+    if not isinstance(tree, dict) or tree.get("version") not in _KNOWN or not isinstance(tree.get("files"), dict):
+        return Record()
+    found = {path: value for path, value in tree["files"].items() if isinstance(value, str)}
+    subkeys = tree.get("gpg", [])
+    return Record(found, tuple(one for one in subkeys if isinstance(one, str)) if isinstance(subkeys, list) else ())
 
 
-def record(spec: Spec, agent: Agent, new: Mapping[str, str]) -> None:
-    """Add digests; writes only when that changes something. Raises files.Unreadable, OSError."""
-    before = known(spec, agent)
-    after = {**before, **new}
-    if after == before:
+def record(spec: Spec, agent: Agent, new: Record) -> None:
+    """Write the record when it is another than before. Raises files.Unreadable, OSError."""
+    if new == known(spec, agent):
         return
-    text = json.dumps({"version": VERSION, "files": dict(sorted(after.items()))}, indent=1) + "\n"
+    tree = {"version": VERSION, "files": dict(sorted(new.files.items())), "gpg": sorted(new.gpg)}
     where = spec.state_dir
     with files.opened(files.open_dir(where.parent)) as above:
         owner = (os.geteuid(), os.getegid())
         fd = files.make_dirs(above, PurePosixPath(where.name, _DIRECTORY), mode=0o700, owner=owner)
     with files.opened(fd):
-        files.write_beneath(fd, f"{agent.name}.json", text.encode(), mode=0o600)
+        files.write_beneath(fd, f"{agent.name}.json", (json.dumps(tree, indent=1) + "\n").encode(), mode=0o600)

@@ -4,6 +4,7 @@ The journal is one JSON file (docs/formats/identity.md). It holds ciphertext and
 only when it still is as the run found it, or already as the run wants it.
 """
 
+import base64
 import glob
 import hashlib
 import json
@@ -18,7 +19,8 @@ from town import files
 from town.failure import Failure
 from town.terminal import shown
 
-VERSION = 1
+VERSION = 2
+_KNOWN = (1, VERSION)  # version 1 had neither bytes nor removals
 _LIMIT = 256 << 20  # bytes
 _HALF = re.compile(r"\..+\.[0-9a-f]{12}\.new")  # as town.files names what it has not renamed yet
 
@@ -29,26 +31,34 @@ class Unfinished(Failure):
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Make `name` (as in the spec, or below identities/) hold `text`; `before` is the SHA-256 of what it held."""
+    """Make `name` (as in the spec, or below identities/) hold `data`; `before` is the SHA-256 of what it held."""
 
     name: str
-    text: str
+    data: bytes | None  # None: no file
     before: str | None  # None: there was no file
 
     @property
     def changes(self) -> bool:
-        """Whether the file does not hold this text yet."""
-        return self.before != hashlib.sha256(self.text.encode()).hexdigest()
+        """Whether the file does not hold this yet."""
+        return self.before != self.after
+
+    @property
+    def after(self) -> str | None:
+        """The SHA-256 of what it shall hold; None: there shall be no file."""
+        return None if self.data is None else hashlib.sha256(self.data).hexdigest()
 
 
-def write(places: Places, name: str, text: str) -> Write:
-    """The step from what a file holds now to `text`."""
-    return Write(name, text, _digest(places.path(name)))
+def write(places: Places, name: str, held: str | bytes | None) -> Write:
+    """The step from what a file holds now to `held`; None removes it."""
+    return Write(name, held.encode() if isinstance(held, str) else held, _digest(places.path(name)))
 
 
-def commit(places: Places, writes: list[Write]) -> None:
-    """Carry out every write, in their order. Once the journal is on the disk, all of them will be."""
-    record = {"version": VERSION, "writes": [{"name": w.name, "before": w.before, "text": w.text} for w in writes]}
+def commit(places: Places, writes: list[Write], run: str = "") -> None:
+    """Carry out every write, in their order. Once the journal is on the disk, all of them will be.
+
+    `run` names what writes them, for `interrupted`.
+    """
+    record = {"version": VERSION, "run": run, "writes": [_record(one) for one in writes]}
     files.write_whole(places.path(JOURNAL), json.dumps(record).encode())
     _carry_out(places, writes)
 
@@ -60,9 +70,9 @@ def pending(places: Places) -> list[Write]:
         return []
     try:
         record = json.loads(files.read_bounded(path, _LIMIT))
-        if record["version"] != VERSION:
+        if record["version"] not in _KNOWN:
             raise ValueError(f"version {record['version']!r}")
-        found = [Write(str(w["name"]), str(w["text"]), w["before"]) for w in record["writes"]]
+        found = [Write(str(one["name"]), _held(one), one["before"]) for one in record["writes"]]
     except (ValueError, KeyError, TypeError) as error:
         raise Unfinished(
             f"{shown(str(path))} cannot be read: {shown(str(error))}",
@@ -71,6 +81,29 @@ def pending(places: Places) -> list[Write]:
     for one in found:
         _refuse_elsewhere(places, one)
     return found
+
+
+def interrupted(places: Places) -> str:
+    """The run that a journal is of; empty where there is none, or one that was not named."""
+    path = places.path(JOURNAL)
+    if not pending(places):
+        return ""
+    return str(json.loads(files.read_bounded(path, _LIMIT)).get("run", ""))
+
+
+def _record(one: Write) -> dict[str, str | None]:
+    named: dict[str, str | None] = {"name": one.name, "before": one.before}
+    try:
+        return named | {"text": None if one.data is None else one.data.decode()}
+    except UnicodeDecodeError:
+        return named | {"base64": base64.b64encode(one.data or b"").decode()}
+
+
+def _held(record: dict[str, str | None]) -> bytes | None:
+    if (encoded := record.get("base64")) is not None:
+        return base64.b64decode(encoded, validate=True)
+    text = record["text"]
+    return None if text is None else text.encode()
 
 
 def finish(places: Places) -> list[Write]:
@@ -83,24 +116,43 @@ def finish(places: Places) -> list[Write]:
 
 
 def _carry_out(places: Places, writes: list[Write]) -> list[Write]:
-    done = []
-    for one in writes:
-        path, wanted = places.path(one.name), one.text.encode()
-        now = _digest(path)
-        if now == hashlib.sha256(wanted).hexdigest():
-            continue
-        if now != one.before:
-            raise Unfinished(
-                f"{shown(str(path))} was changed after an interrupted run had planned to write it",
-                hint=f"bring back what it was, or, if the change is to stay, remove {shown(str(places.path(JOURNAL)))}",
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
+    left = [one for one in writes if _is_left(places, one)]  # all of them looked at before any is written
+    for one in left:
         # The file itself where its name is a link, and with the mode that somebody gave it.
+        path = places.path(one.name)
         real = Path(os.path.realpath(path))
-        files.write_whole(real, wanted, mode=0o644 if now is None else stat.S_IMODE(os.stat(real).st_mode))
-        done.append(one)
+        if one.data is None:
+            _remove(real)
+        else:
+            _make_directory(path.parent)
+            files.write_whole(real, one.data, mode=0o644 if one.before is None else stat.S_IMODE(os.stat(real).st_mode))
     os.unlink(places.path(JOURNAL))
-    return done
+    return left
+
+
+def _is_left(places: Places, one: Write) -> bool:
+    path = places.path(one.name)
+    now = _digest(path)
+    if now not in (one.before, one.after):
+        raise Unfinished(
+            f"{shown(str(path))} was changed after an interrupted run had planned to write it",
+            hint=f"bring back what it was, or, if the change is to stay, remove {shown(str(places.path(JOURNAL)))}",
+        )
+    return now != one.after
+
+
+def _make_directory(path: Path) -> None:
+    if not path.is_dir():
+        _make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        with files.opened(files.open_dir(os.path.realpath(path.parent))) as above:
+            os.fsync(above)  # files are durable in it before the journal goes
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+    with files.opened(files.open_dir(path.parent)) as directory:
+        os.fsync(directory)  # before the journal goes, which would do it again
 
 
 def tidy(places: Places) -> None:

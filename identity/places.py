@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from town.spec import Agent, Spec
 
 IDENTITIES = PurePosixPath("identities")
 LOCK = IDENTITIES / "keys.lock.toml"
 ALLOWED_SIGNERS = IDENTITIES / "allowed_signers"
+REVOKED = IDENTITIES / "revoked.krl"  # PROTOCOL.krl of OpenSSH
 JOURNAL = IDENTITIES / ".gen.journal"
 LOCKS = PurePosixPath("/run/nuketown/locks")  # root's alone, gone with the boot
 SECRETS = PurePosixPath("/run/nuketown/secrets")  # in memory, on the machine where the agents live
@@ -31,12 +33,20 @@ def places(spec: Spec, out: Path | None = None) -> Places:
     return Places(spec.beside(Path(), out), spec.town.sops_file, spec.town.recovery_file)
 
 
-def ssh_public(agent: Agent) -> PurePosixPath:
+class Named(Protocol):
+    """An agent of the spec, or one that left it and whose keys the lock still names."""
+
+    @property
+    def name(self) -> str:
+        """Its name, which is that of its directory."""
+
+
+def ssh_public(agent: Named) -> PurePosixPath:
     """The agent's public SSH key, one line as in authorized_keys."""
     return IDENTITIES / agent.name / "ssh.pub"
 
 
-def gpg_public(agent: Agent) -> PurePosixPath:
+def gpg_public(agent: Named) -> PurePosixPath:
     """The agent's public OpenPGP key, armored."""
     return IDENTITIES / agent.name / "gpg.asc"
 

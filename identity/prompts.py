@@ -4,25 +4,27 @@ Every string of the spec stands in a code span or a fenced block, so no descript
 next one. `prompts.extra` is Markdown of the town's owner: it stands last, as it is.
 """
 
+import unicodedata
 from collections.abc import Iterator
 
+from identity.badtext import BadText
+from identity.environment import secret_files
+from identity.halves import Halves
 from identity.markdown import block, code
 from identity.places import SECRETS
-from town.failure import Failure
+from town import presets
 from town.spec import Agent, Device, Persist, Spec
 from town.terminal import shown
 
-CODEX_READS = 32 * 1024  # bytes of an AGENTS.md: what follows is not read (project_doc_max_bytes, Codex's default)
+# What OpenAI's documentation says that Codex reads of an AGENTS.md (project_doc_max_bytes), in bytes. Its source reads
+# the one in CODEX_HOME whole; a version that keeps to its documentation would pass over the end.
+CODEX_READS = 32 * 1024
 _SUMMARY = 200  # characters of the description that the frontmatter repeats
 
 
-class BadPrompt(Failure):
-    """A document would not be read back as it was meant. Nothing is written."""
-
-
-def agents_md(spec: Spec, agent: Agent) -> str:
+def agents_md(spec: Spec, agent: Agent, halves: Halves) -> str:
     """The whole text, as AGENTS.md and its kin hold it."""
-    sections = [f"# {agent.name}", *_sections(spec, agent)]
+    sections = [f"# {agent.name}", *_sections(spec, agent, halves)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -31,12 +33,12 @@ def claude_md() -> str:
     return "@AGENTS.md\n"
 
 
-def claude_agent(spec: Spec, agent: Agent) -> str:
-    """The agent definition `agents/<name>.md`: YAML frontmatter, then the text. Raises BadPrompt."""
+def claude_agent(spec: Spec, agent: Agent, halves: Halves) -> str:
+    """The agent definition `agents/<name>.md`: YAML frontmatter, then the text. Raises BadText."""
     front = {"name": agent.prompts.name, "description": _summary(spec, agent)}
     if agent.prompts.tools:
         front["tools"] = ", ".join(agent.prompts.tools)
-    text = f"---\n{_yaml(front)}---\n\n{agents_md(spec, agent)}"
+    text = f"---\n{_yaml(front)}---\n\n{agents_md(spec, agent, halves)}"
     _read_back(text, front)
     return text
 
@@ -55,6 +57,8 @@ def frontmatter(text: str, version: tuple[int, int] = (1, 2)) -> object:
 def _summary(spec: Spec, agent: Agent) -> str:
     lines = (line.strip() for line in agent.description.splitlines())
     first = next((line for line in lines if line), "")
+    # One line of a list that people look at: what turns text around, or is not seen, stays in the section About You.
+    first = "".join(one for one in first if unicodedata.category(one) != "Cf")
     about = first if len(first) <= _SUMMARY else first[:_SUMMARY].rstrip() + "…"
     return f"{agent.git.name}, {agent.role} agent of {spec.town.domain}. {about}".rstrip()
 
@@ -77,14 +81,14 @@ def _read_back(text: str, front: dict[str, str]) -> None:
     # Claude Code skips a definition without a word when its YAML does not parse or lacks name or description.
     for version in ((1, 2), (1, 1)):
         if frontmatter(text, version) != front:
-            raise BadPrompt(
+            raise BadText(
                 f"the definition of {shown(front['name'])} would not be read back as it was written",
                 hint="take unusual characters out of role, description and prompts in the spec",
             )
 
 
-def _sections(spec: Spec, agent: Agent) -> Iterator[str]:
-    yield _section("Identity", *_identity(spec, agent))
+def _sections(spec: Spec, agent: Agent, halves: Halves) -> Iterator[str]:
+    yield _section("Identity", *_identity(spec, agent, halves))
     if agent.description.strip():
         yield _section("About You", "The words of whoever made you:\n", block(agent.description))
     yield _section("Environment", *_environment(spec, agent))
@@ -101,46 +105,83 @@ def _section(title: str, *lines: str) -> str:
     return f"## {title}\n\n" + "\n".join(lines)
 
 
-def _identity(spec: Spec, agent: Agent) -> Iterator[str]:
+def _identity(spec: Spec, agent: Agent, halves: Halves) -> Iterator[str]:
     yield f"- Name: {code(agent.git.name)}, account {code(agent.name)}, uid {agent.uid}"
     yield f"- Role: {code(agent.role)}"
     yield f"- Mail: {code(agent.git.email)}"
     yield f"- Town: {code(spec.town.domain)}"
     yield "- Facts for programs: `~/.config/nuketown/identity.toml`"
-    match agent.git.signing:
-        case "gpg":
-            yield "- Your commits are signed with your own OpenPGP key; git is set up for it."
-        case "ssh":
-            yield "- Your commits are signed with your own SSH key; git is set up for it."
-        case "none":
-            yield "- Your commits are not signed."
+    kinds = {"gpg": ("OpenPGP", halves.gpg), "ssh": ("SSH", halves.ssh)}
+    if agent.git.signing == "none":
+        yield "- Your commits are not signed."
+        return
+    kind, key = kinds[agent.git.signing]
+    if key is not None:
+        yield f"- Your commits are signed with your own {kind} key; git is set up for it."
+    else:
+        yield f"- Your {kind} key was revoked. git refuses to commit until a person gives you another one: ask for it."
 
 
 def _environment(spec: Spec, agent: Agent) -> Iterator[str]:
     yield f"Your home is {code(str(spec.home(agent)))}. It is emptied at every boot of the machine."
     if agent.persist:
         yield "\nWhat comes back, by its path in the home:\n"
-        yield from (f"- {code(str(entry.path))}: {_kept(entry)}{_copied(entry)}" for entry in agent.persist)
+        yield from (f"- {code(str(entry.path))}: {_kept(entry)}" for entry in agent.persist)
+        yield from _synced(spec, agent)
         yield "\nEverything else is gone after a reboot: put what matters there, or commit and push it."
     else:
         yield "\nNothing in it comes back: commit and push what matters."
     yield "Your own configuration (prompts, git, keys) is written anew at each boot; changes to it do not last."
-    if agent.secrets.extra:
-        yield "\nSecrets that you may read, never to be printed, committed or sent on:\n"
-        yield from (f"- {code(str(SECRETS / agent.name / name))}" for name, _ in agent.secrets.extra)
+    yield from _secrets(agent)
 
 
 def _kept(entry: Persist) -> str:
-    where = {"bind": "on this machine", "store": "in the store", "both": "on this machine and in the store"}
+    where = {"bind": "on this machine", "store": "in the store", "both": "on this machine and in the store"}[entry.via]
     if entry.class_ == "cache":
-        return "kept on this machine while there is room, never uploaded"
+        return "a cache, kept on this machine only"
+    said = f"kept {where}"
     if entry.class_ == "credential":
-        return f"one living copy, kept {where[entry.via]}"
-    return f"kept {where[entry.via]}"
+        said = f"one living copy, kept {where if entry.synced else 'on this machine'}"
+    if entry.copied:
+        said += " as it was at the last sync or shutdown (one file, at most 16 MiB)"
+    if not entry.required and entry.via == "store":
+        said += "; missing when the store could not be reached at boot"
+    return said + _apart(entry)
 
 
-def _copied(entry: Persist) -> str:
-    return " as it was at the last sync or shutdown (one file, at most 16 MiB)" if entry.copied else ""
+def _apart(entry: Persist) -> str:
+    """What of a program's directory does not go where the rest of it goes."""
+    if entry.preset is None or not entry.synced:
+        return ""
+    preset = presets.preset(entry.preset)
+    here = (*(() if entry.upload else preset.credential), *preset.cache, *preset.regenerated)
+    return f"; never in the store: {_paths(here)}" if here else ""
+
+
+def _paths(paths: tuple[object, ...]) -> str:
+    return ", ".join(code(str(path)) for path in paths)
+
+
+def _synced(spec: Spec, agent: Agent) -> Iterator[str]:
+    if any(entry.synced for entry in agent.persist):
+        every = code(spec.town.sync.every)
+        yield f"\nThe store has it as it was at the last sync: there is one every {every}, and one at shutdown."
+
+
+def _secrets(agent: Agent) -> Iterator[str]:
+    if not agent.secrets.extra:
+        return
+    variables: dict[str, list[str]] = {}
+    for variable, file in secret_files(agent).items():
+        variables.setdefault(file, []).append(code(variable))
+    yield "\nSecrets that you may read, never to be printed, committed or sent on:\n"
+    for name, _ in agent.secrets.extra:
+        path = str(SECRETS / agent.name / name)
+        yield f"- {code(path)}{_in_environment(variables.get(path, []))}"
+
+
+def _in_environment(variables: list[str]) -> str:
+    return f", in your environment as {' and '.join(variables)}" if variables else ""
 
 
 def _sudo(spec: Spec) -> str:

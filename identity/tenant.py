@@ -4,29 +4,27 @@ A forked child drops to the agent's ids for good and works below the open home. 
 agent's own process to the agent's own files and nowhere else; and it is refused all the same.
 """
 
-import hashlib
 import json
 import os
 import select
 import signal
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
+from identity import pieces
+from identity.pieces import Order, Piece
 from town import accounts, files, kernel
-from town.failure import Failure, Unsafe
+from town.failure import Failure
 from town.process import Person
 from town.terminal import shown
 
-What = Literal["made", "rewritten", "kept", "failed"]
 TIMEOUT = 60.0  # seconds for one home: an agent can stop its own processes, but not the next agent's installation
 _REPORT_LIMIT = 1 << 20  # bytes
-_FILE_LIMIT = 1 << 20  # bytes that are read of a file in the home, to tell what it held
 _SHORT = Path("/run/nuketown/home")  # root's, empty; the home appears there in a mount namespace of the child's own
 _END = "end"  # the key of the report's last line: empty, or the error that ended the work
 _GRACE = 2.0  # seconds for the kernel to take a killed child apart
@@ -40,47 +38,12 @@ class HomeFailed(Failure):
     """The work in a home did not come to its end."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class HomeFile:
-    """One file of ours: its place below the home, what it holds. A `seed` is written only where there is none."""
-
-    path: PurePosixPath
-    data: bytes
-    mode: int = 0o644
-    seed: bool = False
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Keyring:
-    """A signing subkey for the agent's GnuPG home."""
-
-    armored: bytes
-    primary: str
-    signing: str
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What became of one piece: a path below the home. `held` is the SHA-256 of a file that was written over.
-
-    `held` is empty when what stood there was no plain file of the mode that it should have.
-    """
-
-    path: str
-    what: What
-    why: str = ""
-    hint: str = ""
-    held: str = ""
-
-
 Work = Callable[[Path], Iterable[Piece]]  # told by which path programs reach the home
 Act = Callable[[], Piece]
 
 
-def install(
-    home: Path, person: Person, pieces: list[HomeFile], keyring: Keyring | None, *, dry: bool
-) -> Iterator[Piece]:
-    """Bring every piece into a home, each by itself, and tell what became of it, also of one that fails.
+def install(home: Path, person: Person, order: Order, *, dry: bool) -> Iterator[Piece]:
+    """Bring every piece of an order into a home, each by itself, and tell what became of it, also of one that fails.
 
     Raises NoHome, and HomeFailed after the pieces that came to their end before it.
     """
@@ -88,7 +51,7 @@ def install(
     from identity import keyrings  # noqa: F401
 
     with files.opened(_open_home(home, person)) as fd:
-        yield from _as_person(person, fd, lambda here: _work(here, fd, pieces, keyring, dry), home)
+        yield from _as_person(person, fd, lambda here: _work(here, fd, order, dry), home)
 
 
 def _open_home(home: Path, person: Person) -> int:
@@ -250,13 +213,17 @@ def _require_end(report: bytearray, status: int) -> None:
 _AGAIN = "what is told before this was written, the rest was not: run it again, and report this if it comes again"
 
 
-def _work(home: Path, fd: int, pieces: list[HomeFile], keyring: Keyring | None, dry: bool) -> Iterator[Piece]:
-    for piece in pieces:
-        yield _attempt(str(piece.path), lambda piece=piece: put(fd, piece, dry))  # type: ignore[misc]
-    if keyring is not None:
+def _work(home: Path, fd: int, order: Order, dry: bool) -> Iterator[Piece]:
+    yield from (pieces.left(fd, path) for path in order.left)
+    for file in order.files:
+        yield _attempt(str(file.path), lambda file=file: pieces.put(fd, file, dry))  # type: ignore[misc]
+    for path, installed in order.gone:
+        act = lambda path=path, installed=installed: pieces.remove(fd, PurePosixPath(path), installed, dry)  # noqa: E731
+        yield _attempt(path, act)
+    if order.keyring is not None or order.dropped:
         from identity import keyrings
 
-        yield _attempt(".gnupg", lambda: Piece(".gnupg", keyrings.add(home, fd, keyring, dry)))
+        yield _attempt(".gnupg", lambda: keyrings.bring(home, fd, order.keyring, order.dropped, dry))
 
 
 def _attempt(path: str, act: Act) -> Piece:
@@ -266,37 +233,3 @@ def _attempt(path: str, act: Act) -> Piece:
         return Piece(path, "failed", failure.what, failure.hint)
     except OSError as error:
         return Piece(path, "failed", error.strerror or str(error))
-
-
-def put(home: int, piece: HomeFile, dry: bool = False) -> Piece:
-    """Make a file hold what it should, by the descriptor of the home. Raises Unsafe, OSError."""
-    found = _found(home, piece)
-    if found.what == "kept" or dry:
-        return found
-    owner = (os.getuid(), os.getgid())
-    with files.opened(files.make_dirs(home, piece.path.parent, mode=0o700, owner=owner)) as parent:
-        files.write_beneath(parent, piece.path.name, piece.data, mode=piece.mode)
-    return found
-
-
-def _found(home: int, piece: HomeFile) -> Piece:
-    """What putting it would mean: made, rewritten or kept."""
-    name = str(piece.path)
-    try:
-        with files.opened(files.open_beneath(home, piece.path, os.O_RDONLY | os.O_NONBLOCK)) as fd:
-            if stat.S_ISDIR(os.fstat(fd).st_mode):
-                raise IsADirectoryError(0, "a directory stands where a file belongs")
-            return Piece(name, "kept") if piece.seed else _compared(fd, piece)
-    except FileNotFoundError:
-        return Piece(name, "made")
-    except (Unsafe, files.Unreadable, PermissionError):
-        return Piece(name, "rewritten")  # a symlink, something that is no file, or too long: a file takes its place
-
-
-def _compared(fd: int, piece: HomeFile) -> Piece:
-    name, held = str(piece.path), files.read_fd(fd, max(_FILE_LIMIT, len(piece.data)), str(piece.path))
-    if stat.S_IMODE(os.fstat(fd).st_mode) != piece.mode:
-        return Piece(name, "rewritten")
-    if held == piece.data:
-        return Piece(name, "kept")
-    return Piece(name, "rewritten", held=hashlib.sha256(held).hexdigest())

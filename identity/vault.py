@@ -28,6 +28,7 @@ class Vault:
     path: Path
     keys: Callable[[], sops.Keys]
     added: dict[str, str] = field(default_factory=dict)
+    removed: set[str] = field(default_factory=set)  # paths that shall go; one that is added too is replaced
     proven: bool = True  # False once something was encrypted that no key at hand could decrypt again
 
     @cached_property
@@ -38,20 +39,28 @@ class Vault:
     @cached_property
     def names(self) -> frozenset[str]:
         """The paths (`ada/ssh-key`) of its values, read without a key. Raises sops.BadSopsFile."""
-        from town.sops import nodes
-
-        if self.data is None:
-            return frozenset()
-        sops.recipients_of(self.data, str(self.path))  # a file that is not encrypted is no secrets file
-        _, top = nodes.parse(self.data, str(self.path))
-        tree = nodes.plain(top, str(self.path))
-        return frozenset(_paths({key: value for key, value in tree.items() if key != "sops"}))
+        return frozenset() if self.data is None else frozenset(_paths(sops.outline(self.data, str(self.path))))
 
     @cached_property
     def document(self) -> sops.Document:
         """The file, opened. Raises sops.NoKey, sops.Tampered, sops.BadSopsFile."""
         assert self.data is not None
         return sops.load(self.data, str(self.path), self.keys())
+
+    @property
+    def opens(self) -> bool:
+        """Whether there is a file that an age or SSH key at hand opens: a gpg keyring might ask for a passphrase.
+
+        Raises sops.Tampered, sops.BadSopsFile.
+        """
+        if self.data is None:
+            return False
+        if "document" not in vars(self):
+            try:
+                self.document = sops.load(self.data, str(self.path), replace(self.keys(), gnupg_homes=()))
+            except sops.NoKey:
+                return False
+        return True
 
     def get(self, path: str) -> str:
         """A value in clear. Raises as `document` does, and BadSopsFile when the value is no text."""
@@ -61,27 +70,52 @@ class Vault:
         return value
 
     def sealed(self, recipients: tuple[str, ...], now: datetime) -> str:
-        """The whole file with what was added, decrypted again and compared where a key at hand can do so."""
+        """The whole file with what was added and without what was removed.
+
+        Decrypted again and compared where a key at hand can do so.
+        """
         if self.data is None:
-            data = sops.create(_tree(self.added), recipients, now=now)
+            data = sops.create(_tree(self.added), recipients, now=now, name=self.path.name)
         else:
-            data = sops.update(self.document, self.added, now=now)
+            data = sops.update(self.document, self.added, now=now, remove=sorted(self.removed))
         self._prove(data)
         return data.decode()
 
-    def _prove(self, data: bytes) -> None:
+    def rewrapped(
+        self,
+        recipients: tuple[str, ...],
+        now: datetime,
+        *,
+        fresh: bool,
+        groups: tuple[tuple[str, ...], ...] | None = None,
+        threshold: int | None = None,
+    ) -> str:
+        """The whole file as it is, for other recipients; `fresh` when anyone leaves (see sops.rewrap).
+
+        Raises as `document` does, and BadRecipient.
+        """
+        data = sops.rewrap(self.document, recipients, now=now, fresh=fresh, groups=groups, threshold=threshold)
+        self._prove(data, changed=False)
+        return data.decode()
+
+    def _prove(self, data: bytes, *, changed: bool = True) -> None:
         try:
             read = sops.load(data, str(self.path), self.keys())
         except sops.NoKey:
             self.proven = False
             return
         # Every value, the old ones too: an update must not lose what was there.
-        wanted = self.added if self.data is None else {**dict(_leaves(self.document.tree)), **self.added}
-        if {path: read.get(path) for path in wanted} != wanted:
+        if dict(_leaves(read.tree)) != (self._wanted() if changed else dict(_leaves(self.document.tree))):
             raise Unproven(
                 f"what was encrypted for {shown(str(self.path))} does not decrypt to what was meant",
                 hint="this is an error of this program: report it",
             )
+
+    def _wanted(self) -> dict[str, Any]:
+        """Every value that the file shall hold, by path."""
+        old = {} if self.data is None else dict(_leaves(self.document.tree))
+        gone = tuple(f"{path}/" for path in self.removed)
+        return {path: value for path, value in old.items() if not f"{path}/".startswith(gone)} | self.added
 
 
 def vaults(spec: Spec, root: Path) -> tuple[Vault, Vault]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from persist import device, elsewhere, fstab, ground, startup
-from town import accounts, btrfs, cli, files, machine, trust
+from town import accounts, btrfs, cli, files, machine, settings, trust
 from town.failure import ATTENTION, DONE, BadSpec, Failure, Problem, Unsafe
 from town.spec import Agent, Persist, Spec, load
 from town.terminal import say, shell_word, shown
@@ -30,7 +30,8 @@ def command(arguments: argparse.Namespace) -> int:
         if arguments.json:
             cli.put_json({"ok": False, "problems": _plain(bad.problems), "warnings": []})
         raise
-    warnings = (*_file(spec), *startup.warnings(spec), *(_machine(spec) if arguments.machine else ()))
+    said = (*_file(spec), *startup.warnings(spec), *settings.doubts(spec.agents))
+    warnings = (*said, *(_machine(spec) if arguments.machine else ()))
     noted = tuple(notes(spec))
     if arguments.json:
         agents = [{"name": agent.name, "uid": agent.uid, "gid": agent.gid} for agent in spec.agents]
@@ -190,9 +191,9 @@ def _fstab(spec: Spec) -> Iterator[Problem]:
 
 def _keys(spec: Spec) -> Iterator[Problem]:
     host, credentials = spec.town.host_key, spec.town.store_credentials
-    if not host.age.exists() and not host.ssh.exists():
+    if not any(path.exists() for path in host if path is not None):
         what = f"neither {shown(str(host.age))} nor {shown(str(host.ssh))} is there: this machine opens no secret"
-        yield Problem("town.host_key", what, f"make one as root: age-keygen -o {shown(str(host.age))}")
+        yield Problem("town.host_key", what, "make one as root: identity host init")
     for key, path in (("host_key.age", host.age), ("host_key.ssh", host.ssh), ("store_credentials", credentials)):
         if path is not None and (reason := _exposed(path)):
             yield Problem(f"town.{key}", f"{shown(str(path))} {reason}", "make it root's own: chown root, chmod 0400")

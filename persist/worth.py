@@ -37,7 +37,8 @@ OPENED = frozenset({b".config", b".local", b".local/share", b".local/state", b".
 # A directory of such a name, or anything else that lies beside these files, is a loss like all others.
 REGENERATED = (
     b".config/nuketown/identity.toml", b".config/nuketown/environment.sh", b".config/git/config",
-    b".config/git/allowed_signers", b".config/environment.d/50-nuketown.conf", b".ssh/id_ed25519",
+    b".config/git/allowed_signers", b".config/git/revoked.krl", b".config/environment.d/50-nuketown.conf",
+    b".config/systemd/user/service.d/50-nuketown.conf", b".ssh/id_ed25519",
     b".ssh/id_ed25519.pub", b".claude/CLAUDE.md", b".claude/AGENTS.md", b".codex/AGENTS.md", b".gemini/GEMINI.md",
     b"AGENTS.md", b".config/opencode/AGENTS.md",
     # gpg's own files around the signing subkey

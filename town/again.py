@@ -13,7 +13,7 @@ from town.terminal import shell_word
 _VERBS = {
     "persist": "check init rollback restore sync lost status homes tidy recall units install uninstall "
     "log get verify prune forget repair key release adopt chown metrics sweep account failed",
-    "identity": "gen install check secret",
+    "identity": "gen install check secret host show rotate revoke import recipients publish",
 }
 # What a shell_word quotes is a name, whatever it spells. An apostrophe after a letter begins no quotation.
 _QUOTED = r"(?<!\w)\$'(?:[^'\\]|\\.)*'|(?<!\w)'(?:[^']|'\"'\"')*'"

@@ -1,5 +1,6 @@
 """A table [agents.NAME] of a spec: one agent. Its parts: `persist_table`, `prompts_table`, `device_table`."""
 
+from pathlib import PurePosixPath
 from typing import cast
 
 from town import grammar
@@ -36,7 +37,12 @@ def agent(value: object, place: Place, name: str, town: Town) -> Agent:
             prompts=table.take(
                 "prompts", lambda found, at: prompts(found, at, name, role), prompts({}, place, name, role)
             ),
+            delivered=table.take("delivered", array(text(_delivered, '".config/git/config"'), '[".ssh"]'), ()),
         )
+
+
+def _delivered(found: str) -> PurePosixPath:
+    return grammar.persist_path(found)
 
 
 def _git(value: object, place: Place, name: str, town: Town) -> Git:
@@ -72,7 +78,11 @@ def _secrets(value: object, place: Place, name: str, signing: Signing) -> Secret
             table.take(
                 "env", pairs(grammar.variable, text(grammar.file_name, '"anthropic-key"'), '{ KEY = "name" }'), ()
             ),
+            table.take("gpg_encryption", flag, False),
         )
+        if made.gpg_encryption and made.gpg_key is None:
+            cure = f'name one: gpg_key = "{_plain(name)}/gpg-key"'
+            place.key("gpg_encryption").wrong("wants a subkey of an OpenPGP key, and there is none", cure)
         if not table.has("extra") or isinstance(table.tree["extra"], dict):
             _refuse_unknown_names(made, list(table.tree.get("extra", {})), place)
     return made

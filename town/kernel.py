@@ -35,6 +35,7 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = (
     0x00020000, 0x04000000, 0x08000000, 0x20000000, 0x40000000,
 )  # fmt: skip
 MS_PRIVATE, MS_REC, MNT_DETACH, UMOUNT_NOFOLLOW = 1 << 18, 1 << 14, 2, 8
+MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _AT_FDCWD = -100
 _IN_DELETE_SELF = 0x400
@@ -207,6 +208,11 @@ def die_with_parent(signal: int) -> None:
 def not_dumpable() -> None:
     """prctl(2) PR_SET_DUMPABLE 0: no core dump, and no process of the same uid may trace this one."""
     checked(libc.prctl(4, ctypes.c_ulong(0), 0, 0, 0))
+
+
+def mlockall(flags: int) -> None:
+    """mlockall(2): MCL_* flags; what is locked is never swapped out. Not inherited by children. Raises OSError."""
+    checked(libc.mlockall(ctypes.c_int(flags)))
 
 
 def no_new_privileges() -> None:

@@ -5,16 +5,13 @@ import math
 import re
 import unicodedata
 
-from town import grammar
+from town import grammar, settings
 from town.grammar import Wrong, quoted
 from town.spec import Prompts
 from town.table import Noted, Place, Table, array, kind, one_of, text
 
 RUNTIMES = ("claude-code", "agents-md", "codex", "gemini", "opencode")
 USUAL_RUNTIMES = ("claude-code", "agents-md")
-# Anthropic's documentation of Claude Code's settings, permissions.defaultMode.
-MODES = ("default", "acceptEdits", "plan", "auto", "dontAsk", "bypassPermissions", "manual")
-MODE_HINTS = {"allowEdits": "acceptEdits"}
 INTEGERS = 1 << 53  # beyond it JSON's readers disagree (RFC 8259, section 6)
 
 
@@ -24,7 +21,7 @@ def prompts(value: object, place: Place, name: str, role: str) -> Prompts:
         return Prompts(
             table.take("runtimes", _runtimes, USUAL_RUNTIMES),
             table.take("name", text(grammar.prompt_name, '"ada-software"'), usual_name(name, role)),
-            table.take("tools", array(text(grammar.word, '"Read"'), '["Read", "Edit"]'), ()),
+            table.take("tools", array(text(_tool, '"Read"'), '["Read", "Edit"]'), ()),
             table.take("settings", _settings, "{}"),
             table.take("extra", text(grammar.prose, '"""…"""'), ""),
         )
@@ -45,28 +42,24 @@ def _runtimes(value: object, place: Place) -> tuple[str, ...]:
     return found
 
 
+def _tool(found: str) -> str:
+    """A tool, perhaps with what it may be used for: `Agent(worker, reader)`."""
+    if "," in re.sub(r"\(.*\)", "", grammar.word(found)):
+        raise Wrong(f"{quoted(found)} holds a comma, which makes two tools of it", 'write ["Read", "Edit"]')
+    return found
+
+
 def _settings(value: object, place: Place) -> str:
-    """The free table as canonical JSON, checked where a wrong value would stop the program at its start."""
+    """The table as canonical JSON, checked against what is published of Claude Code's settings."""
     if not isinstance(value, dict):
         raise Wrong(f"is {kind(value)}, not a table", 'write settings.permissions = { defaultMode = "acceptEdits" }')
     before = len(place.problems)
     _jsonable(value, place)
-    permissions = value.get("permissions", {})
-    at = place.key("permissions")
-    if not isinstance(permissions, dict):
-        at.wrong(f"is {kind(permissions)}, not a table", 'write permissions = { defaultMode = "acceptEdits" }')
-    elif "defaultMode" in permissions:
-        _mode(permissions["defaultMode"], at.key("defaultMode"))
+    if len(place.problems) == before:
+        settings.refuse(value, place)
     if len(place.problems) > before:
         raise Noted
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def _mode(value: object, place: Place) -> None:
-    try:
-        text(one_of(MODES, MODE_HINTS), '"acceptEdits"')(value, place)
-    except Wrong as wrong:
-        place.wrong(wrong.what, wrong.cure)
 
 
 def _jsonable(value: object, place: Place) -> None:

@@ -41,10 +41,11 @@ class Recipients(NamedTuple):
 
 
 class HostKey(NamedTuple):
-    """Private keys that open secrets on this machine: the first file that exists is used."""
+    """Private keys that open secrets on this machine: the first file that exists, and the keys of a GnuPG home."""
 
     age: Path = Path("/var/lib/nuketown/age.key")
     ssh: Path = Path("/etc/ssh/ssh_host_ed25519_key")
+    gnupg: Path | None = None
 
 
 class KeepHomes(NamedTuple):
@@ -155,6 +156,7 @@ class Secrets(NamedTuple):
     gpg_key: str | None
     extra: tuple[tuple[str, str], ...] = ()  # (file name under /run/nuketown/secrets/AGENT, path in the SOPS file)
     env: tuple[tuple[str, str], ...] = ()  # (variable, name in `extra`)
+    gpg_encryption: bool = False  # whether the OpenPGP key has a subkey that others encrypt to
 
 
 class Device(NamedTuple):
@@ -197,6 +199,7 @@ class Agent(NamedTuple):
     sudo: bool
     devices: tuple[Device, ...]
     prompts: Prompts
+    delivered: tuple[PurePosixPath, ...] = ()  # in the home, brought by others: `identity install` leaves it alone
 
     @property
     def person(self) -> Person:

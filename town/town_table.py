@@ -109,6 +109,7 @@ def _host_key(value: object, place: Place) -> HostKey:
         return HostKey(
             table.take("age", text(_absolute, '"/var/lib/nuketown/age.key"'), HostKey().age),
             table.take("ssh", text(_absolute, '"/etc/ssh/ssh_host_ed25519_key"'), HostKey().ssh),
+            table.take("gnupg", text(_absolute, '"/var/lib/nuketown/gnupg"'), None),
         )
 
 
@@ -183,6 +184,7 @@ def _places(town: Town, place: Place, file: Path) -> None:
         "store_credentials": town.store_credentials,
         "host_key.age": town.host_key.age,
         "host_key.ssh": town.host_key.ssh,
+        "host_key.gnupg": town.host_key.gnupg,
         "btrfs.device": Path(town.btrfs.device) if town.btrfs and town.btrfs.device.startswith("/") else None,
     }
     for key, path in files.items():

@@ -1,35 +1,24 @@
-"""OpenPGP keys made and taken apart by gpg in a throw-away home: 0700, in memory, gone whatever happens.
+"""OpenPGP keys made and taken apart by gpg in a throw-away home (identity.keys.home).
 
 The primary key only certifies and lives in the recovery file. What the agent gets is a signing subkey of two years.
 """
 
 import logging
-import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from identity.halves import BadKey
 from identity.keys import openpgp
-from town import files, kernel, process
-from town.failure import Failure, ToolFailed
+from identity.keys.home import NoMemory, in_memory, throw_away_home
+from town import process
+from town.failure import ToolFailed
 from town.terminal import shown
 
+__all__ = ["NoMemory", "in_memory", "throw_away_home"]  # of every use of gpg
+
 SUBKEY_LASTS = "2y"
-# Where a home may lie: in memory, and with a path that leaves room for a socket (108 bytes, unix(7)).
-_MEMORY = ("/dev/shm", "/run")  # noqa: S108 - looked at for being tmpfs, and mkdtemp makes the name
-_TMPFS, _RAMFS = 0x01021994, 0x858458F6  # linux/magic.h
 _QUIET = ["gpg", "--batch", "--no-tty", "--quiet", "--pinentry-mode", "loopback", "--passphrase-fd", "0"]
-# Waits until its standard input closes, which the kernel does when this process dies in whatever way.
-_GUARD = 'cat >/dev/null; gpgconf --homedir "$1" --kill all 2>/dev/null; rm -rf -- "$1"'
-
-
-class NoMemory(Failure):
-    """There is no place in memory for a key on its way: it would have to touch a disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,48 +31,11 @@ class NewKey:
     revocation: str
 
 
-def in_memory(path: str | os.PathLike[str]) -> bool:
-    """Whether a directory lies on tmpfs or ramfs; False when it cannot be opened."""
-    try:
-        with files.opened(os.open(path, files.DIRECTORY & ~os.O_NOFOLLOW)) as fd:
-            return kernel.filesystem_type(fd) in (_TMPFS, _RAMFS)
-    except OSError:
-        return False
+def generate(home: Path, name: str, email: str, *, encryption: bool = False) -> NewKey:
+    """A certify-only ed25519 primary key with a signing subkey, and with one for encryption when that is asked for.
 
-
-@contextmanager
-def throw_away_home() -> Iterator[Path]:
-    """A GnuPG home that ends with this block, or with this process, even by SIGKILL. Raises NoMemory."""
-    place = next((place for place in _MEMORY if in_memory(place) and os.access(place, os.W_OK)), None)
-    if place is None:
-        raise NoMemory(
-            f"no tmpfs at {' or '.join(_MEMORY)} that can be written to: private keys would touch a disk",
-            hint="mount one: mount -t tmpfs -o mode=1777 tmpfs /dev/shm",
-        )
-    home = Path(tempfile.mkdtemp(prefix="nuketown-gpg-", dir=place))
-    try:
-        guard = subprocess.Popen(
-            ["sh", "-c", _GUARD, "sh", str(home)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=process.environment(),
-            cwd="/",
-            start_new_session=True,  # Ctrl-C is for this process; the guard tidies up after it
-        )
-    except BaseException:
-        shutil.rmtree(home)
-        raise
-    try:
-        yield home
-    finally:
-        assert guard.stdin is not None
-        guard.stdin.close()
-        guard.wait()
-
-
-def generate(home: Path, name: str, email: str) -> NewKey:
-    """A certify-only ed25519 primary key with a signing subkey. Raises BadKey, ToolFailed."""
+    Raises BadKey, ToolFailed.
+    """
     user_id_is_plain(name, email)
     gpg = _gnupg(home)
     sheet = gpg.gen_key_input(
@@ -91,25 +43,39 @@ def generate(home: Path, name: str, email: str) -> NewKey:
         expire_date=0, no_protection=True,
     )  # fmt: skip
     primary = _fingerprint(gpg.gen_key(sheet), "primary key")
-    _fingerprint(gpg.add_subkey(primary, "", algorithm="ed25519", usage="sign", expire=SUBKEY_LASTS), "subkey")
+    add_signing(home, primary)
+    if encryption:
+        add_encryption(home, primary)
     revocation = (home / "openpgp-revocs.d" / f"{primary}.rev").read_text(encoding="utf-8")
     return NewKey(
-        _export(home, "--export-secret-subkeys", primary),
-        _export(home, "--export", primary),
-        _export(home, "--export-secret-keys", primary),
+        export(home, "--export-secret-subkeys", primary),
+        export(home, "--export", primary),
+        export(home, "--export-secret-keys", primary),
         # GnuPG puts a colon before the armor so that nobody imports it by accident; in the recovery file it is safe.
         revocation.replace("\n:-----", "\n-----"),
     )
 
 
+def add_signing(home: Path, primary: str) -> str:
+    """A new signing subkey of two years under a primary key in the home; its fingerprint. Raises ToolFailed."""
+    made = _gnupg(home).add_subkey(primary, "", algorithm="ed25519", usage="sign", expire=SUBKEY_LASTS)
+    return _fingerprint(made, "signing subkey")
+
+
+def add_encryption(home: Path, primary: str) -> str:
+    """A new encryption subkey under a primary key in the home; its fingerprint. Raises ToolFailed.
+
+    It does not expire: what was encrypted to it must stay readable, and the primary key can revoke it.
+    """
+    made = _gnupg(home).add_subkey(primary, "", algorithm="cv25519", usage="encrypt", expire=0)
+    return _fingerprint(made, "encryption subkey")
+
+
 def public(home: Path, private: str, name: str) -> str:
     """The public half of an armored private key. Raises BadKey; `name` says in messages where it came from."""
     fingerprint = openpgp.facts(private, name).primary
-    try:
-        process.run([*_QUIET, "--import"], feed=b"\n" + private.encode(), env={"GNUPGHOME": str(home)})
-    except ToolFailed as failure:
-        raise BadKey(f"{shown(name)} is refused by gpg: {failure.what}") from failure
-    return _export(home, "--export", fingerprint)
+    take(home, private, name)
+    return export(home, "--export", fingerprint)
 
 
 def user_id_is_plain(name: str, email: str) -> None:
@@ -127,6 +93,7 @@ def user_id_is_plain(name: str, email: str) -> None:
             )
 
 
+@lru_cache(maxsize=1)  # it asks gpg for its version each time, and one home serves all keys of a run
 def _gnupg(home: Path):  # type: ignore[no-untyped-def]  # python-gnupg has no types
     import gnupg
 
@@ -145,8 +112,23 @@ def _fingerprint(result: object, what: str) -> str:
     return str(fingerprint)
 
 
-def _export(home: Path, verb: str, fingerprint: str) -> str:
-    done = process.run([*_QUIET, "--armor", verb, fingerprint], feed=b"\n", env={"GNUPGHOME": str(home)})
+def export(home: Path, verb: str, *fingerprints: str) -> str:
+    """Keys of the home, armored as one text. Raises ToolFailed."""
+    done = run(home, "--armor", verb, *fingerprints)
     if not done.out:  # gpg ends with 0 when it exports nothing
-        raise ToolFailed(f"gpg {verb} gave nothing for {fingerprint}: {process.last_words(done.err)}")
+        raise ToolFailed(f"gpg {verb} gave nothing for {' '.join(fingerprints)}: {process.last_words(done.err)}")
     return done.out.decode("ascii")
+
+
+def take(home: Path, armored: str, name: str) -> None:
+    """Bring keys or certificates into the home; `name` says where they came from. Raises BadKey."""
+    try:
+        run(home, "--import", feed=armored)
+    except ToolFailed as failure:
+        raise BadKey(f"{shown(name)} is refused by gpg: {failure.what}") from failure
+
+
+def run(home: Path, *arguments: str, feed: str = "") -> process.Done:
+    """gpg in the home, asking nothing. Raises ToolFailed."""
+    # The empty line is the passphrase, of which there is none.
+    return process.run([*_QUIET, *arguments], feed=b"\n" + feed.encode(), env={"GNUPGHOME": str(home)})

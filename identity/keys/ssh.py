@@ -1,15 +1,35 @@
 """SSH keys: ed25519, in the form that ssh-keygen writes and all readers take (OpenSSH PEM, newline at the end)."""
 
+from typing import TYPE_CHECKING
+
 from identity.halves import BadKey, SshKey, ssh_key
 from town.terminal import shown
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 def generate() -> str:
     """A new private key. It exists in memory only."""
-    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    pem = Ed25519PrivateKey.generate().private_bytes(
+    return _pem(Ed25519PrivateKey.generate())
+
+
+def rewritten(private: str) -> str:
+    """A private key that `public` takes, without its comment and whatever else its file said."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+    key = load_ssh_private_key(private.encode(), password=None)
+    assert isinstance(key, Ed25519PrivateKey)
+    return _pem(key)
+
+
+def _pem(key: "Ed25519PrivateKey") -> str:
+    from cryptography.hazmat.primitives import serialization
+
+    pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
     return pem.decode()

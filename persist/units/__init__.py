@@ -106,14 +106,15 @@ def identity_of(program: str) -> str:
 def _words(spec: Spec, program: str, file: str) -> dict[str, str]:
     town, every = spec.town, grammar.seconds(spec.town.sync.every)
     kept = town.persist_dir if town.persist_dir is not None else spec.state_dir.parent
-    store = _directory_store(spec)
+    store, gnupg = _directory_store(spec), town.host_key.gnupg
     said = {
         "persist": f"{words.program(program)} --spec {words.argument(file)}",
         "identity": f"{words.program(identity_of(program))} --spec {words.argument(file)}",
         "spec": words.quoted(file),
         "agents": words.argument(str(town.agents_dir)),
         "places": words.paths([file, town.agents_dir, kept]),
-        "write": words.paths(["/run", town.agents_dir, kept, *store], before="-"),
+        # gpg-agent makes its sockets in the GnuPG home.
+        "write": words.paths(["/run", town.agents_dir, kept, *store, *filter(None, [gnupg])], before="-"),
         "store": words.paths(store),
         "shorthome": words.quoted(f"-{town.agents_dir}/AGENT{_SHORT}").replace(f"AGENT{_SHORT}", f"%i{_SHORT}"),
         "strays": words.paths((place.path for place in strays.places()), before="-"),
@@ -151,7 +152,8 @@ def _read(spec: Spec, program: str, file: str, more: list[Path | str]) -> Iterat
     """All paths of a town that what has the network may have to read."""
     town = spec.town
     yield from (program, file, _HERE, town.agents_dir, town.host_key.age, town.host_key.ssh, *more)
-    yield from (found for found in (town.sops_file, town.store_credentials) if found is not None)
+    others = (town.sops_file, town.store_credentials, town.host_key.gnupg)
+    yield from (found for found in others if found is not None)
 
 
 def _in_a_home(path: Path | str) -> bool:

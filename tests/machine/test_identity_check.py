@@ -1,76 +1,34 @@
 """check reads only: what it finds, its status, and what it says without any private key."""
 
 import json
-import shutil
-from datetime import UTC, datetime
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from identity import check, cli, places
+from identity import check, places
 from identity.keys import ssh
+from tests.machine import checked
+from tests.machine.checked import Town
 from town import sops, spec
 from town.process import run
-
-
-class Town:
-    def __init__(self, root: Path) -> None:
-        self.root, self.spec, self.key = root, root / "town.toml", root / "human.key"
-
-    def identity(self, *words: str) -> int:
-        return cli.main(["--spec", str(self.spec), *words])
-
-    def found(self, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, list[dict[str, str]]]]:
-        capsys.readouterr()
-        status = self.identity("check", "--json")
-        report = json.loads(capsys.readouterr().out)
-        assert report["status"] == status
-        levels: dict[str, list[dict[str, str]]] = {}
-        for finding in report["findings"]:
-            levels.setdefault(finding["level"], []).append(finding)
-        return status, levels
-
-    def set(self, changes: dict[str, str]) -> None:
-        file = self.root / "secrets/agents.yaml"
-        document = sops.load(file.read_bytes(), "agents.yaml", sops.Keys.of_age_file(self.key))
-        file.write_bytes(sops.update(document, changes, now=datetime.now(UTC)))
+from town.sops import metadata, nodes
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("made")
-    recipients = {}
-    for name in ("human", "host", "stranger"):
-        run(["age-keygen", "-o", root / f"{name}.key"])
-        recipients[name] = run(["age-keygen", "-y", root / f"{name}.key"]).out.decode().strip()
-    (root / "recipients.json").write_text(json.dumps(recipients))
-    (root / "town.toml").write_text(
-        f"""
-        [town]
-        domain = "signi.local"
-        [town.recipients]
-        humans = ["{recipients["human"]}"]
-        hosts = {{ signi = "{recipients["host"]}" }}
-        [town.host_key]
-        age = "/nonexistent/age.key"
-        ssh = "/nonexistent/ssh"
-        [agents.ada]
-        uid = 41100
-        [agents.vox]
-        uid = 41101
-        git = {{ signing = "ssh" }}
-        """
-    )
-    assert cli.main(["--spec", str(root / "town.toml"), "gen", "--all"]) == 0
-    return root
+    return checked.make(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
 def town(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Town:
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setenv("SOPS_AGE_KEY_FILE", str(tmp_path / "human.key"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    return Town(tmp_path)
+    return checked.copied(made, tmp_path, monkeypatch)
 
 
 def test_a_clean_town_is_clean(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,13 +76,12 @@ def test_a_swapped_private_half_is_an_error(town: Town, capsys: pytest.CaptureFi
 
 
 def test_a_primary_key_among_the_agents_secrets_is_an_error(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
-    recovery = (town.root / "secrets/recovery.yaml").read_bytes()
-    whole = sops.load(recovery, "recovery", sops.Keys.of_age_file(town.key)).get("ada/gpg-primary-key")
+    whole = town.opened(town.recovery).get("ada/gpg-primary-key")
     assert whole is not None
     town.set({"ada/gpg-key": whole})
     status, levels = town.found(capsys)
     assert status == 4
-    assert "holds the primary key" in levels["error"][0]["what"]
+    assert "holds the whole OpenPGP key of ada" in levels["error"][0]["what"]
 
 
 def test_a_tampered_file_is_an_error(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +98,7 @@ def test_a_secrets_file_in_clear_is_an_error(town: Town, capsys: pytest.CaptureF
 
 
 def test_recipients_are_held_against_the_spec(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
-    who = json.loads((town.root / "recipients.json").read_text())
+    who = {name: town.recipient(name) for name in town.keys}
     text = town.spec.read_text()
     town.spec.write_text(text.replace(who["host"], who["stranger"]))
     status, levels = town.found(capsys)
@@ -166,7 +123,7 @@ def test_a_recovery_file_that_a_host_can_open_is_an_error(town: Town, capsys: py
 
 
 def test_a_missing_extra_secret_is_a_warning(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
-    town.spec.write_text(town.spec.read_text() + 'secrets = { extra = { token = "vox/token" } }\n')
+    town.change("git = { signing", 'secrets = { extra = { token = "vox/token" } }\ngit = { signing')
     assert town.identity("gen", "--all") == 0
     status, levels = town.found(capsys)
     assert (status, levels["warning"][0]["cure"]) == (3, "identity secret set vox token")
@@ -179,8 +136,6 @@ def test_expiry_is_told_thirty_days_before(town: Town) -> None:
     expires = datetime.fromisoformat(entry)
 
     def levels(days: float) -> list[str]:
-        from datetime import timedelta
-
         return [one.level for one in check.findings(made, made.agents, where, expires - timedelta(days=days))]
 
     assert levels(31) == []
@@ -235,33 +190,387 @@ def test_a_lost_secrets_file_is_to_be_brought_back_and_not_made_anew(
 
 
 def test_a_lost_private_half_is_to_be_brought_back(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
-    file = town.root / "secrets/agents.yaml"
-    document = sops.load(file.read_bytes(), "agents.yaml", sops.Keys.of_age_file(town.key))
-    whole = sops.create({"vox": {"ssh-key": document.get("vox/ssh-key")}}, document.recipients, now=datetime.now(UTC))
-    file.write_bytes(whole)
+    document = town.opened(town.secrets)
+    only = {"vox": {"ssh-key": document.get("vox/ssh-key")}}
+    town.secrets.write_bytes(sops.create(only, document.recipients, now=datetime.now(UTC)))
     _, levels = town.found(capsys)
     assert {one["cure"].split(":")[0] for one in levels["error"]} == {
         "bring secrets/agents.yaml back from git or a backup"
     }
 
 
-@pytest.mark.parametrize("file", ["agents.yaml", "recovery.yaml"])
-def test_the_cure_for_other_recipients_is_a_rule_that_gives_those_of_the_spec(
-    town: Town, capsys: pytest.CaptureFixture[str], file: str
-) -> None:
-    who = json.loads((town.root / "recipients.json").read_text())
-    town.spec.write_text(town.spec.read_text().replace(who["human"], who["stranger"]))
-    _, levels = town.found(capsys)
-    (cure,) = {one["cure"] for one in levels["error"] if one["where"] == f"secrets/{file}"}
-    assert "program sops" in cure
-    assert cure.endswith(f"cd {town.root}/secrets && sops updatekeys {file}")
-    rule = cure[cure.index("- {") : cure.index("} - ") + 1]
-    (town.root / "secrets/.sops.yaml").write_text(f"creation_rules:\n{rule}\n")
-    wanted = {who["stranger"]} | ({who["host"]} if file == "agents.yaml" else set())
-    assert set(sops.creation_recipients(town.root / "secrets" / file, start=town.root / "secrets") or ()) == wanted
-
-
 def test_check_changes_nothing(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in town.root.rglob("*")}
     town.found(capsys)
     assert {path: path.stat().st_mtime_ns for path in town.root.rglob("*")} == before
+
+
+def _said(levels: dict[str, list[dict[str, str]]], level: str) -> list[str]:
+    return [one["what"] for one in levels.get(level, [])]
+
+
+def test_the_cure_for_other_recipients_is_to_sync_them(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    town.change(town.recipient("human"), town.recipient("stranger"))
+    _, levels = town.found(capsys)
+    assert {one["cure"].split(" - ")[0] for one in levels["error"]} == {"identity recipients sync"}
+
+
+def test_without_recipients_in_the_spec_the_rules_of_sops_are_what_files_are_held_against(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    town.without_recipients()
+    town.rules(["human", "host"], ["human"])
+    assert town.found(capsys) == (0, {})
+    town.rules(["human", "host", "stranger"], ["human"])
+    status, levels = town.found(capsys)
+    assert (status, _said(levels, "error")) == (
+        4,
+        [f"{town.recipient('stranger')} cannot open it, and .sops.yaml names it"],
+    )
+    town.rules(["human"], ["human"])
+    status, levels = town.found(capsys)
+    assert (status, _said(levels, "warning")) == (
+        3,
+        [f"{town.recipient('host')} can open it, and .sops.yaml does not name it"],
+    )
+
+
+def test_without_recipients_anywhere_check_says_so(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    town.without_recipients()
+    status, levels = town.found(capsys)
+    assert status == 4
+    assert {one["where"] for one in levels["error"]} == {"secrets/agents.yaml", "secrets/recovery.yaml"}
+    assert all(what.startswith("nobody is named who may open it") for what in _said(levels, "error"))
+
+
+def test_a_file_that_no_human_of_the_recovery_file_opens_is_an_error(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    town.without_recipients()
+    town.rules(["host"], ["human"])
+    only = sops.rewrap(town.opened(town.secrets), [town.recipient("host")], now=datetime.now(UTC), fresh=True)
+    town.secrets.write_bytes(only)
+    status, levels = town.found(capsys)
+    assert status == 4
+    assert _said(levels, "error") == [
+        "nobody who can open secrets/recovery.yaml can open it, so it seems to be for machines only"
+    ]
+
+
+def test_rules_of_sops_that_differ_from_the_spec_are_a_warning(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    town.rules(["human", "host"], ["human"])
+    assert town.found(capsys) == (0, {})
+    town.rules(["human", "stranger"], ["human"])
+    status, levels = town.found(capsys)
+    assert (status, {one["where"] for one in levels["warning"]}) == (3, {".sops.yaml"})
+    assert [what.split(" for ")[0] for what in _said(levels, "warning")] == [
+        f"has no {town.recipient('host')}",
+        f"names {town.recipient('stranger')}",
+    ]
+
+
+def test_rules_of_sops_for_other_files_are_nobodys_business(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    rule = {"path_regex": "^other/", "age": town.recipient("stranger")}
+    (town.root / ".sops.yaml").write_text(json.dumps({"creation_rules": [rule]}))
+    assert town.found(capsys) == (0, {})
+
+
+def test_a_recovery_file_that_this_machine_opens_is_an_error(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    town.without_recipients()
+    town.change('age = "/nonexistent/age.key"', f'age = "{town.keys["host"]}"')
+    town.rules(["human", "host"], ["human", "host"])
+    both = [town.recipient("human"), town.recipient("host")]
+    town.recovery.write_bytes(sops.rewrap(town.opened(town.recovery), both, now=datetime.now(UTC), fresh=False))
+    status, levels = town.found(capsys)
+    assert status == 4
+    assert [what.split(" (")[0] for what in _said(levels, "error")] == ["the key of this machine opens it"]
+
+
+def test_a_recipient_whose_wrapped_key_is_another_files_is_found_with_its_key_at_hand(
+    town: Town, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = town.root.parent / "both.key"
+    both.write_text(town.keys["human"].read_text() + town.keys["host"].read_text())
+    both.chmod(0o600)
+    monkeypatch.setenv("SOPS_AGE_KEY_FILE", str(both))
+    assert town.found(capsys) == (0, {})
+    other = sops.create({"x": "y"}, [town.recipient("human"), town.recipient("host")], now=datetime.now(UTC))
+    ours, theirs = town.secrets.read_text(), other.decode()
+    # What is wrapped for the host comes from the other file, as after a merge by hand.
+    for text, recipient in ((ours, town.recipient("host")),):
+        mine, foreign = _wrapped(text, recipient), _wrapped(theirs, recipient)
+        assert mine in text
+        town.secrets.write_text(text.replace(mine, foreign))
+    status, levels = town.found(capsys)
+    what = f"what is wrapped for {town.recipient('host')} does not open with its key, though the file names it"
+    assert (status, _said(levels, "error")) == (4, [what])
+
+
+def _wrapped(text: str, recipient: str) -> str:
+    """The armored lines of one recipient, as they stand in the file."""
+    _, root = nodes.parse(text.encode(), "file")
+    (enc,) = [one.enc for one in metadata.read(root, "file").groups[0] if one.recipient == recipient]
+    inner = enc.strip().splitlines()[1:-1]
+    start = text.index(inner[0])
+    return text[start : text.index(inner[-1], start) + len(inner[-1])]
+
+
+def test_a_raw_ssh_recipient_is_a_warning_because_sops_nix_fails_on_it_at_boot(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", town.root.parent / "host"])
+    raw = (town.root.parent / "host.pub").read_text().strip()
+    town.change(town.recipient("host"), raw)
+    both = [town.recipient("human"), raw]
+    town.secrets.write_bytes(sops.rewrap(town.opened(town.secrets), both, now=datetime.now(UTC), fresh=True))
+    assert town.found(capsys) == (0, {})
+    town.secrets.write_text(town.secrets.read_text().replace(sops.canonical(raw), raw))
+    status, levels = town.found(capsys)
+    assert status == 3
+    (what,) = _said(levels, "warning")
+    assert "raw SSH key" in what
+    assert "fails at boot" in what
+
+
+def test_a_value_that_is_no_text_is_an_error_because_sops_nix_fails_on_it_at_boot(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = town.opened(town.secrets).tree
+    tree["ada"]["token"] = 42
+    to = [town.recipient("human"), town.recipient("host")]
+    town.secrets.write_bytes(sops.create(tree, to, now=datetime.now(UTC)))
+    status, levels = town.found(capsys)
+    assert status == 4
+    assert [what.split(":")[0] for what in _said(levels, "error")] == [
+        "ada/token in secrets/agents.yaml is an integer, and not text"
+    ]
+
+
+def test_keys_that_sops_nix_reads_otherwise_are_a_warning(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = {"n": {"yes": "a"}, "ada/token": "b"} | town.opened(town.secrets).tree
+    to = [town.recipient("human"), town.recipient("host")]
+    whole = sops.create(tree, to, now=datetime.now(UTC))
+    town.secrets.write_bytes(whole)
+    status, levels = town.found(capsys)  # those two are quoted
+    assert (status, len(_said(levels, "warning"))) == (3, 1)
+    assert "has a slash in it" in _said(levels, "warning")[0]
+    town.secrets.write_bytes(whole.replace(b'"n":', b"n:").replace(b'"yes":', b"yes:"))
+    _, levels = town.found(capsys)
+    assert [what.split(" stands")[0] for what in _said(levels, "warning")] == [
+        "line 1: the key n",
+        "line 2: the key yes",
+        _said(levels, "warning")[2],
+    ]
+
+
+@pytest.mark.parametrize("name", ["revoked.krl", "allowed_signers"])
+def test_what_verifiers_read_differs_from_the_lock_only_as_an_error(
+    town: Town, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    file = town.root / "identities" / name
+    file.write_bytes(file.read_bytes() + b"\n")
+    status, levels = town.found(capsys)
+    assert (status, [one["where"] for one in levels["error"]]) == (4, [f"identities/{name}"])
+    file.unlink()
+    assert town.found(capsys)[0] == 4
+
+
+def test_another_address_in_the_spec_is_drift_and_no_tampering(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    town.change('git = { signing = "ssh" }', 'git = { signing = "ssh", email = "vox@other.local" }')
+    status, levels = town.found(capsys)
+    assert (status, "error" in levels) == (3, False)
+    assert {"identities/allowed_signers", "identities/keys.lock.toml", "identities/vox/ssh.pub"} <= {
+        one["where"] for one in levels["warning"]
+    }
+    assert town.identity("gen", "--all") == 0
+    assert town.found(capsys) == (0, {})
+
+
+def test_commits_under_an_address_that_the_key_does_not_have_are_a_warning(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    town.change("uid = 41100", 'uid = 41100\ngit = { email = "ada@other.local" }')
+    assert town.identity("gen", "--all") == 0
+    status, levels = town.found(capsys)
+    assert (status, [one["where"] for one in levels["warning"]]) == (3, ["identities/ada/gpg.asc"])
+
+
+def test_files_of_an_agent_that_left_are_a_warning_and_its_public_keys_are_not(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    town.change("[agents.vox]", "[agents.other]")
+    assert town.identity("gen", "--all") == 0
+    status, levels = town.found(capsys)
+    (warning,) = levels["warning"]
+    assert (status, warning["where"]) == (3, "identities/vox")
+    assert "ssh.pub" not in warning["cure"]
+    for name in warning["cure"].split(". ")[0].removeprefix("git rm ").split():
+        (town.root / name).unlink()
+    assert town.found(capsys) == (0, {})
+
+
+def test_a_document_that_nothing_makes_any_more_is_a_warning(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    town.change("uid = 41100", 'uid = 41100\nprompts = { runtimes = ["agents-md"] }')
+    assert town.identity("gen", "--all") == 0
+    status, levels = town.found(capsys)
+    assert (status, {one["where"] for one in levels["warning"]}) == (
+        3,
+        {"identities/ada/CLAUDE.md", "identities/ada/agents/ada-agent.md"},
+    )
+    half = town.root / "identities/ada/.AGENTS.md.0123456789ab.new"
+    half.write_text("half")
+    _, levels = town.found(capsys)
+    assert "a run that was killed left it" in _said(levels, "warning")
+
+
+def test_the_openpgp_key_of_an_agent_that_left_is_still_held_against_the_lock(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    town.change("[agents.ada]", "[agents.eve]")
+    assert town.identity("gen", "--all") == 0
+    assert town.found(capsys)[0] == 3  # the documents of ada
+    (town.root / "identities/ada/gpg.asc").write_bytes((town.root / "identities/eve/gpg.asc").read_bytes())
+    status, levels = town.found(capsys)
+    assert (status, [one["where"] for one in levels["error"]]) == (4, ["identities/ada/gpg.asc"])
+
+
+def test_only_the_named_agents_documents_are_looked_at(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    (town.root / "identities/ada/AGENTS.md").unlink()
+    assert town.found(capsys, "vox")[0] == 0
+    assert town.found(capsys, "ada")[0] == 3
+
+
+def test_names_with_control_characters_do_not_reach_the_terminal(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = town.root / "identities/\x1b[2Jeve\nidentity: error: forged"
+    evil.mkdir()
+    (evil / "x\n").write_text("x")
+    capsys.readouterr()
+    assert town.identity("check") == 3
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert not [line for line in err.splitlines() if line.startswith("identity: error")]
+
+
+def test_fifty_agents_are_checked_in_less_than_two_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fifty = "".join(f"[agents.a{at}]\nuid = {41200 + at}\n{_FULL}" for at in range(50))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            checked, "AGENTS", '[agents.ada]\nuid = 41100\nsecrets = { extra = { token = "ada/token" } }\n' + fifty
+        )
+        checked.make(tmp_path)
+    town = Town(tmp_path)
+    town.committed()
+    env = os.environ | {"SOPS_AGE_KEY_FILE": str(town.keys["human"]), "HOME": str(tmp_path)}
+    with _cpu_seconds() as spent:
+        done = subprocess.run(
+            [sys.executable, "-m", "identity.cli", "--spec", str(town.spec), "check"],
+            env=env, cwd=Path(checked.__file__).parents[2], capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("everything is as the spec says\n", "")
+    assert spent[0] < 2  # of this process and those it runs: what it takes where nothing else runs
+
+
+_FULL = """git = { signing = "gpg" }
+persist = ["projects", { path = ".claude", preset = "claude-code" }]
+prompts = { runtimes = ["claude-code", "agents-md", "codex", "gemini", "opencode"] }
+"""
+
+
+@contextmanager
+def _cpu_seconds() -> Iterator[list[float]]:
+    before, spent = resource.getrusage(resource.RUSAGE_CHILDREN), [0.0]
+    yield spent
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent[0] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_after_rotate_and_revoke_the_town_is_clean_but_for_what_is_still_to_be_done(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (("rotate", "ada", "--ssh"), ("rotate", "ada", "--gpg"), ("revoke", "vox", "--ssh")):
+        assert town.identity(*words) == 0
+    status, levels = town.found(capsys)
+    assert (status, levels) == (
+        3,
+        {
+            "warning": [
+                {
+                    "level": "warning",
+                    "where": "vox",
+                    "what": "its SSH key was revoked and it has no other",
+                    "cure": "identity rotate vox --ssh",
+                }
+            ]
+        },
+    )
+    assert town.identity("rotate", "vox", "--ssh") == 0
+    assert town.found(capsys) == (0, {})
+
+
+def test_a_revocation_that_is_taken_back_in_gpg_asc_is_an_error(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    file = town.root / "identities/ada/gpg.asc"
+    before = file.read_bytes()
+    assert town.identity("revoke", "ada", "--gpg") == 0
+    file.write_bytes(before)
+    status, levels = town.found(capsys)
+    assert status == 4
+    assert [(one["where"], one["what"].split(" that ")[0]) for one in levels["error"]] == [
+        ("identities/ada/gpg.asc", "does not say")
+    ]
+
+
+def test_an_older_key_that_is_missing_in_gpg_asc_is_an_error(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
+    file = town.root / "identities/ada/gpg.asc"
+    before = file.read_bytes()
+    assert town.identity("rotate", "ada", "--gpg") == 0
+    assert town.found(capsys) == (0, {})
+    file.write_bytes(before)  # has the first subkey only
+    status, levels = town.found(capsys)
+    assert status == 4
+    assert {one["where"] for one in levels["error"]} <= {"ada", "identities/ada/gpg.asc"}
+
+
+def test_the_private_half_of_a_revoked_key_that_is_still_there_is_an_error(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = town.secrets.read_bytes()
+    assert town.identity("revoke", "vox", "--ssh") == 0
+    town.secrets.write_bytes(before)
+    status, levels = town.found(capsys)
+    assert (status, _said(levels, "error")) == (
+        4,
+        ["secrets/agents.yaml still has vox/ssh-key, the private half of a key that was revoked"],
+    )
+
+
+def test_where_the_data_key_is_split_a_host_that_has_too_few_shares_is_an_error(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    human, host = town.recipient("human"), town.recipient("host")
+    split = sops.rewrap(
+        town.opened(town.secrets), (human, host), groups=((human, host), (human,)), now=datetime.now(UTC), fresh=True
+    )
+    town.secrets.write_bytes(split)
+    status, levels = town.found(capsys)
+    assert (status, _said(levels, "error")) == (
+        4,
+        ["its key is split: the host signi can open 1 of the 2 groups that are needed"],
+    )
+
+
+def test_a_host_that_is_called_as_this_machine_and_has_another_key_is_a_warning(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.uname().nodename.partition(".")[0]
+    town.change("hosts = { signi =", f"hosts = {{ {name} =")
+    town.change('age = "/nonexistent/age.key"', f'age = "{town.keys["host"]}"')
+    assert town.found(capsys) == (0, {})
+    town.change(f'"{town.keys["host"]}"', f'"{town.keys["stranger"]}"')
+    status, levels = town.found(capsys)
+    assert (status, _said(levels, "warning")) == (
+        3,
+        [f"town.recipients.hosts.{name} is not the key of this machine: install would fail here"],
+    )
+    assert levels["warning"][0]["cure"].endswith(f"--host {name} {town.recipient('stranger')}")

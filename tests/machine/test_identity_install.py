@@ -1,10 +1,8 @@
 """install into homes of uids that have no account: agents sign and others verify; a hostile home hurts only itself."""
 
 import os
-import shutil
 import stat
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,112 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from identity import cli, tenant
+from identity import tenant
 from identity.keys.gpg import in_memory
 from tests import reach
+from tests.machine.homeinstalls import ADA, VOX, Town, argv, env, made, town
 from town import files
 from town.process import Done, Person, run
 
 pytestmark = pytest.mark.root
-ADA, VOX = Person(41100, 41100), Person(41101, 41101)
-
-
-class Town:
-    """A town under a short path (gpg's sockets need one), with empty homes; its keys are those of `made`."""
-
-    def __init__(self, root: Path, made: Path) -> None:
-        self.root, self.spec = root, root / "town.toml"
-        shutil.copytree(made, root, dirs_exist_ok=True)
-        root.chmod(0o755)  # copytree takes the mode of pytest's directory too
-        self.spec.write_text(self.spec.read_text().replace(str(made), str(root)))
-        (root / "p").mkdir()
-        for person, name in ((ADA, "ada"), (VOX, "vox")):
-            home = root / "a" / name
-            home.mkdir(parents=True)
-            home.chmod(0o700)
-            os.chown(home, person.uid, person.gid)
-
-    def home(self, name: str) -> Path:
-        return self.root / "a" / name
-
-    def identity(self, *words: str) -> Done:
-        """The command with a /run of its own, which is a disk: the machine's is not touched."""
-        return run([*self.apart, *_argv(self.spec), *words], env=_env(), check=False)
-
-    @property
-    def apart(self) -> list[str]:
-        (self.root / "run").mkdir(exist_ok=True)
-        return ["unshare", "-m", "sh", "-ec", f'mount --bind {self.root}/run /run; exec "$@"', "sh"]
-
-    def installed(self) -> Done:
-        done = self.identity("install")
-        assert (done.status, done.err) == (0, b"")
-        return done
-
-    def tree(self, name: str) -> dict[str, tuple[int, int, int, bytes]]:
-        found = {}
-        for path in self.home(name).rglob("*"):
-            about = path.lstat()
-            data = path.read_bytes() if stat.S_ISREG(about.st_mode) else b""
-            found[str(path.relative_to(self.home(name)))] = (about.st_mode, about.st_uid, about.st_mtime_ns, data)
-        return found
-
-
-def _argv(spec: Path) -> list[str]:
-    return [sys.executable, "-m", "identity.cli", "--spec", str(spec)]
-
-
-def _env() -> dict[str, str]:
-    return {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A town in which gen has run, once for all tests here."""
-    root = tmp_path_factory.mktemp("made")
-    run(["age-keygen", "-o", root / "host.key"])
-    recipient = run(["age-keygen", "-y", root / "host.key"]).out.decode().strip()
-    (root / "town.toml").write_text(
-        f"""
-        [town]
-        domain = "signi.local"
-        agents_dir = "{root}/a"
-        persist_dir = "{root}/p"
-        recipients = {{ humans = ["{recipient}"] }}
-        host_key = {{ age = "{root}/host.key", ssh = "{root}/none" }}
-        [agents.ada]
-        uid = 41100
-        secrets = {{ extra = {{ token = "ada/token" }}, env = {{ TOKEN = "token" }} }}
-        prompts = {{ settings = {{ permissions = {{ defaultMode = "plan" }} }} }}
-        [agents.vox]
-        uid = 41101
-        git = {{ signing = "ssh" }}
-        """
-    )
-    run([*_argv(root / "town.toml"), "gen", "--all"], env=_env())
-    run([*_argv(root / "town.toml"), "secret", "set", "ada", "token"], env=_env(), feed=b"tok-1\n")
-    return root
-
-
-@pytest.fixture
-def town(made: Path) -> Iterator[Town]:
-    root = Path(tempfile.mkdtemp(prefix="town-", dir="/tmp"))
-    try:
-        yield Town(root, made)
-        left = [line for line in _command_lines() if b"gpg-agent" in line and bytes(root) in line]
-        assert left == [], "no gpg-agent of ours is left"
-    finally:
-        shutil.rmtree(root)
-
-
-def _command_lines() -> list[bytes]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found.append(path.read_bytes())
-        except OSError:
-            continue
-    return found
+__all__ = ["made", "town"]  # fixtures
 
 
 def _git(home: Path, person: Person | None, *words: str, cwd: Path) -> Done:
@@ -279,7 +180,7 @@ def test_an_extra_secret_is_in_memory_and_the_agents_alone(town: Town) -> None:
         setpriv --reuid 41101 --regid 41101 --clear-groups ls /run/nuketown/secrets/ada 2>&1 | grep -c denied
         touch /run/nuketown/secrets/ada/stale; "$@" install ada >/dev/null; ls /run/nuketown/secrets/ada
     """  # noqa: E501
-    done = run([*town.apart, "sh", "-c", script, "sh", *_argv(town.spec)], env=_env())
+    done = run([*town.apart, "sh", "-c", script, "sh", *argv(town.spec)], env=env())
     assert done.out.decode().split("\n") == ["tmpfs", "0 750", "41100 400", "tok-1", "1", "token", ""]
 
 
@@ -299,7 +200,7 @@ def test_a_key_that_the_lock_does_not_name_is_not_installed(town: Town) -> None:
 
 def test_an_agent_that_signs_in_another_way_now_gets_what_that_needs(town: Town) -> None:
     town.spec.write_text(town.spec.read_text().replace("uid = 41100", 'uid = 41100\ngit = { signing = "ssh" }'))
-    run([*_argv(town.spec), "gen", "--all"], env=_env())
+    run([*argv(town.spec), "gen", "--all"], env=env())
     town.installed()
     assert not (town.home("ada") / ".gnupg").exists()
     assert "gpg =" not in (town.home("ada") / ".config/nuketown/identity.toml").read_text()
@@ -317,7 +218,7 @@ def test_a_dry_run_installs_nothing(town: Town) -> None:
 def test_an_ordinary_user_is_told_that_root_is_needed(town: Town) -> None:
     with reach.checkout() as (_, packages):
         argv = [reach.PYTHON, "-m", "identity.cli", "--spec", str(town.spec), "install"]
-        done = run(argv, env=_env() | packages, person=ADA, check=False)
+        done = run(argv, env=env() | packages, person=ADA, check=False)
     assert done.status == 1
     assert b"needs root" in done.err
 
@@ -368,7 +269,7 @@ def test_an_agent_with_the_uid_of_another_account_gets_nothing_and_others_go_on(
     (town.root / "passwd").write_text("root:x:0:0::/root:/bin/sh\nbob:x:41101:100::/:/bin/sh\n")
     (town.home("ada") / ".ssh").symlink_to("/tmp")  # ada fails with 1: the wrong spec is worse
     script = f'mount --bind {town.root}/passwd /etc/passwd; exec "$@"'
-    done = run([*town.apart, "sh", "-ec", script, "sh", *_argv(town.spec), "install"], env=_env(), check=False)
+    done = run([*town.apart, "sh", "-ec", script, "sh", *argv(town.spec), "install"], env=env(), check=False)
     assert done.status == 78
     assert b"agents.vox.uid: 41101 is the account bob" in done.err
     assert list(town.home("vox").iterdir()) == []
@@ -382,7 +283,7 @@ def test_a_second_install_of_an_agent_at_once_ends_with_try_again_later(town: To
         flock /run/nuketown/locks/identity-ada "$@" install; echo $?
         setpriv --reuid 41100 --regid 41100 --clear-groups ls /run/nuketown/locks 2>&1 | grep -c denied
     """
-    done = run([*town.apart, "sh", "-c", script, "sh", *_argv(town.spec)], env=_env())
+    done = run([*town.apart, "sh", "-c", script, "sh", *argv(town.spec)], env=env())
     assert done.out.decode().split("\n") == ["0 700", "75", "1", ""]
     assert b"identity: error: ada: another identity install of this agent is running" in done.err
     assert list(town.home("ada").iterdir()) == []

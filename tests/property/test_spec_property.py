@@ -232,7 +232,7 @@ def agent(draw: st.DrawFn, name: str, uid: int, store: bool) -> dict[str, object
         },
         "sudo": draw(st.booleans()),
         "devices": [{"subsystem": "usb", "attrs": {"product": value + "x"}} for value in draw(st.lists(LINE, max_size=2)) if not set(value) & set('"\\|[')],
-        "prompts": {"extra": draw(PROSE), "tools": draw(st.lists(LINE, max_size=3)), "settings": draw(st.dictionaries(PROSE.filter(lambda k: k != "permissions"), JSON, max_size=3))},
+        "prompts": {"extra": draw(PROSE), "tools": draw(st.lists(LINE.filter(lambda tool: "," not in tool), max_size=3)), "settings": draw(st.dictionaries(PROSE.filter(lambda k: k != "permissions"), JSON, max_size=3))},
     }  # fmt: skip
 
 

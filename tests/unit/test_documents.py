@@ -14,10 +14,11 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from identity import prompts
-from identity.documents import documents, git_config
+from identity.documents import documents
 from identity.halves import BadKey, GpgKey, Halves, SshKey
-from identity.lock import Entry, allowed_signers, parse, principal, text
+from identity.lock import entry, parse, text
 from identity.markdown import block, code
+from identity.signers import allowed_signers, principal
 from tests.scale import times
 from town import spec as specs
 from town.failure import BadSpec
@@ -81,9 +82,12 @@ def headings(tokens: list[Token]) -> list[str]:
     return [tokens[at + 1].content for at, token in enumerate(tokens) if token.type == "heading_open"]
 
 
-@pytest.mark.parametrize("name", ["ada", "vox"])
-def test_the_documents_of_the_example_are_the_golden_ones(name: str) -> None:
-    spec = specs.load(FIXTURES / "town.toml")
+FIVE = [("town", "ada"), ("town", "vox"), ("three", "ida"), ("three", "noa"), ("three", "rex")]
+
+
+@pytest.mark.parametrize(("file", "name"), FIVE)
+def test_the_documents_of_five_agents_are_the_golden_ones(file: str, name: str) -> None:
+    spec = specs.load(FIXTURES / f"{file}.toml")
     agent = spec.agent(name)
     halves = HALVES if agent.secrets.gpg_key else Halves(HALVES.ssh)
     found = {str(one.path): one.text for one in documents(spec, agent, halves)}
@@ -183,7 +187,7 @@ def test_git_reads_back_the_name_that_the_spec_has(name: str, tmp_path: Path) ->
         Path("town.toml"),
     )  # fmt: skip
     file = tmp_path / "config"
-    file.write_text(git_config(spec.agent("ada"), HALVES))
+    file.write_text(made(spec)["gitconfig"])
     assert run(["git", "config", "--file", file, "user.name"]).out.decode() == name + "\n"
     assert run(["git", "config", "--file", file, "user.signingKey"]).out.decode().strip() == HALVES.gpg.primary  # type: ignore[union-attr]
 
@@ -197,6 +201,6 @@ def test_an_address_that_is_a_pattern_signs_for_nobody(email: str) -> None:
 
 
 def test_the_lock_is_read_back_as_it_was_written() -> None:
-    lock = {"vox": Entry("vox@x.y", Halves(HALVES.ssh)), "ada": Entry("ada@x.y", HALVES)}
+    lock = {"vox": entry(None, "vox@x.y", Halves(HALVES.ssh)), "ada": entry(None, "ada@x.y", HALVES)}
     assert parse(text(lock).encode(), "lock") == lock
     assert allowed_signers(lock) == "".join(f'{n}@x.y namespaces="git" {HALVES.ssh.public}\n' for n in ("ada", "vox"))

@@ -141,6 +141,20 @@ def test_signing_false_is_none_and_needs_no_gpg_key() -> None:
     assert ada.secrets.gpg_key == "ada/other"
 
 
+def test_what_others_bring_is_a_path_below_the_home_and_nothing_by_default() -> None:
+    (ada,) = read(LEAST).agents
+    assert ada.delivered == ()
+    (ada,) = read(LEAST + 'delivered = [".ssh", ".config/git/config"]').agents
+    assert ada.delivered == (PurePosixPath(".ssh"), PurePosixPath(".config/git/config"))
+
+
+def test_an_encryption_subkey_is_made_on_request_only() -> None:
+    (ada,) = read(LEAST).agents
+    assert not ada.secrets.gpg_encryption
+    (ada,) = read(LEAST + "secrets = { gpg_encryption = true }").agents
+    assert ada.secrets.gpg_encryption
+
+
 @pytest.mark.parametrize(
     ("role", "name"),
     [

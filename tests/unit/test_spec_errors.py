@@ -109,6 +109,7 @@ ONE = [
     (town('recovery_file = "/etc/nuketown/secrets/agents.yaml"'), "town.recovery_file", "is sops_file too", ""),
     (town('host_key = { age = "/agents/ada/k" }'), "town.host_key.age", "lies in agents_dir", ""),
     (town('host_key = { ssh = "k" }'), "town.host_key.ssh", "not an absolute path", ""),
+    (town('host_key = { gnupg = "/agents/ada/.gnupg" }'), "town.host_key.gnupg", "lies in agents_dir", ""),
     (town('store_credentials = "/agents/c"'), "town.store_credentials", "lies in agents_dir", ""),
     # words for people
     (town('domain = "a b"'), "town.domain", "not a domain", ""),
@@ -254,6 +255,8 @@ ONE = [
     (ada('secrets.extra = { "a/b" = "ada/x" }'), 'agents.ada.secrets.extra."a/b"', "file name", ""),
     (ada('secrets.extra = { ".." = "ada/x" }'), 'agents.ada.secrets.extra.".."', "file name", ""),
     (ada('secrets.env = { KEY = "token" }'), "agents.ada.secrets.env.KEY", "names nothing", "secrets.extra"),
+    (ada('delivered = ["../x"]'), "agents.ada.delivered[0]", "leaves the home", ""),
+    (ada('git.signing = "ssh"\nsecrets.gpg_encryption = true'), "agents.ada.secrets.gpg_encryption", "OpenPGP key", "gpg_key"),
     (ada('secrets = { extra = { token = "ada/t" }, env = { KEY = "tokn" } }'), "agents.ada.secrets.env.KEY", "names nothing", '"token"'),
     (ada('secrets = { extra = { t = "ada/t" }, env = { "A-B" = "t" } }'), "agents.ada.secrets.env.A-B", "variable's name", ""),
     (ada('secrets = { extra = { t = "ada/t" }, env = { "A\\n" = "t" } }'), 'agents.ada.secrets.env."A\\u000A"', "U+000A", ""),
