@@ -1,8 +1,9 @@
-"""What a town of the real machine left in /etc and /usr, taken out of the copies: the private machine has none yet."""
+"""What a town of the real machine left in /etc, /usr and /var/lib, taken out of the copies: the new one has none."""
 
 import os
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 import initrd
@@ -18,11 +19,9 @@ def forget(root: Path, places: Collection[str]) -> None:
     _forget_accounts(root / "etc", tuple(f"/{name}/" for name in places))
     _forget_mounts(root / "etc/fstab", {f"/{name}" for name in places})
     _forget_placed(root, "/etc/")
-
-
-def forget_glue(root: Path) -> None:
-    """Take out of root/usr what makes an initrd hold the hook."""
-    _forget_placed(root, "/usr/")
+    with suppress(OSError):  # no copy, for want of overlayfs
+        _forget_placed(root, "/usr/")  # what makes an initrd hold the hook
+    shutil.rmtree(root / "var/lib/nuketown", ignore_errors=True)
 
 
 def _forget_placed(root: Path, below: str) -> None:

@@ -19,7 +19,7 @@ from town import kernel, process
 FRESH = {"tmp": "1777", "run": "0755", "var/tmp": "1777", "dev/shm": "1777"}  # the demo's own, empty, with this mode
 # What a town of this machine may have at its root, and what the demo, the benchmarks and the README's test make there.
 _TOWN = {"agents", "persist", "backup", "josh", "vega", "images", "look", "town", "second", "mnt-top", "mnt-readme"}
-LEFT_OUT = {*_TOWN, ".usr", "proc", "etc", "tmp", "run", "lost+found"}
+LEFT_OUT = {*_TOWN, ".own", "proc", "etc", "tmp", "run", "lost+found"}
 WRITABLE = {"dev", "sys"}
 _NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWNET
 
@@ -84,7 +84,8 @@ def _own_root(checkout: Path) -> None:
     kernel.mount("tmpfs", str(root), "tmpfs", 0, "mode=0755")
     for name in sorted(set(os.listdir("/")) - LEFT_OUT):
         _show(name, root)
-    _own_usr(root)
+    for name in ("usr", "var/lib"):  # `persist install` puts glue there, `identity host init` a key
+        _own(root, name)
     process.run(["cp", "-a", "/etc", str(root)])
     forgotten.forget(root, _TOWN)
     (root / "proc").mkdir()
@@ -113,15 +114,14 @@ def _show(name: str, root: Path) -> None:
         os.close(fd)
 
 
-def _own_usr(root: Path) -> None:
-    """A /usr that can be written, in memory: `persist install` puts glue there. Without overlayfs it stays as it is."""
-    above = root / ".usr"
+def _own(root: Path, name: str) -> None:
+    """A directory of the machine that can be written, in memory. Without overlayfs it stays as it is."""
+    above = root / ".own" / name
     (above / "upper").mkdir(parents=True, mode=0o755)
     (above / "work").mkdir()
-    data = f"lowerdir=/usr,upperdir={above}/upper,workdir={above}/work"
+    data = f"lowerdir=/{name},upperdir={above}/upper,workdir={above}/work"
     with suppress(OSError):  # a kernel without overlayfs
-        kernel.mount("overlay", str(root / "usr"), "overlay", 0, data)
-        forgotten.forget_glue(root)
+        kernel.mount("overlay", str(root / name), "overlay", 0, data)
 
 
 def _bind(source: int, target: Path, *, read_only: bool = True) -> None:
