@@ -26,7 +26,7 @@ __all__ = ["town"]
 pytestmark = pytest.mark.root
 KEEP = "[town.sync]\nkeep = { last = 3, daily = 0, weekly = 0, monthly = 0 }\n"
 Facts = dict[bytes, Fact]
-POINTS = 4 if SCALE == 1 else times(9)  # for each verb and test: 540 in a full run
+POINTS = 4 if SCALE == 1 else times(16)  # at most, for each verb and test: more than 500 in a full run
 
 
 @dataclass
