@@ -24,21 +24,23 @@ class Amended:
 
 
 Amend = Callable[[datetime], Amended]  # from the time of the run, in whole seconds, UTC
+Made = Callable[[datetime], bool]  # whether the keys in use are of a run that began to write at that time
 
 
-def carry_out(where: Places, run: str, amend: Amend, *, dry: bool) -> int:
+def carry_out(where: Places, run: str, amend: Amend, *, dry: bool, made: Made = lambda _: False) -> int:
     """Amend and write, or say what would be written. `run` names this run for the next one, should it be killed.
 
-    A killed run of the same name is finished, and nothing is amended beside it: it has done what was asked for.
+    A killed run of the same name is finished. Where `made` says that its keys are those in use now, nothing is amended
+    beside it: it has done what was asked for.
     """
     no_core_dump()
     now = datetime.now(UTC).replace(microsecond=0)
     if dry:
         return _say(where, run, amend, now)
     with locked(where):
-        again = journal.interrupted(where) == run
+        began = journal.written_at(where) if journal.interrupted(where) == run else None
         written = journal.finish(where)
-        if again:
+        if began is not None and made(began):
             say("identity: hint: an interrupted run had made this change already; it is finished now")
             amended = Amended((), ())
         else:

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 from identity import lock as locks
-from identity import lost, mismatch, runtime, signers
+from identity import lost, mismatch, places, runtime, signers, tree
 from identity.documents import documents
 from identity.halves import GpgKey, Halves, SshKey
 from identity.keys import openpgp, ssh
@@ -24,6 +24,7 @@ from town.spec import Agent, Spec
 
 SSH, SSH_PUBLIC, GNUPG = map(PurePosixPath, (".ssh/id_ed25519", ".ssh/id_ed25519.pub", ".gnupg"))
 _T = TypeVar("_T")
+_LIMIT = 1 << 20  # bytes of a public key
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -32,6 +33,7 @@ class Delivery:
 
     files: tuple[HomeFile, ...] = ()
     keyring: Keyring | None = None
+    published: bytes = b""  # gpg.asc, where it says that a key of the agent's was revoked
     secrets: tuple[tuple[str, bytes], ...] = ()
 
 
@@ -55,6 +57,7 @@ def delivery(spec: Spec, agent: Agent, source: Source, lock: Lock, told: Teller)
     return Delivery(
         tuple(file for file in made if not below(file.path, agent.delivered)),
         _keyring(gpg_key),
+        _had(agent, told, lambda: _published(agent, source, entry)) or b"",
         tuple(_extra(agent, source, told)),
     )
 
@@ -127,6 +130,13 @@ def _keyring(private: _Private | None) -> Keyring | None:
     if private is None or private.gpg is None:
         return None
     return Keyring(private.text.encode(), private.gpg.primary, private.gpg.signing, private.gpg.expires)
+
+
+def _published(agent: Agent, source: Source, entry: Entry | None) -> bytes:
+    """What tells the agent's own gpg of a revocation: without it, it goes on saying that the old key is good."""
+    if entry is None or below(GNUPG, agent.delivered) or not any(kept.revoked for kept in entry.gpg):
+        return b""
+    return tree.read(source.where, places.gpg_public(agent), _LIMIT) or b""
 
 
 def _papers(spec: Spec, agent: Agent, halves: Halves, lock: Lock, told: Teller) -> Iterator[HomeFile]:

@@ -26,7 +26,7 @@ class Finding:
 
     def tell(self) -> None:
         """Print it on standard error, in the form that errors and warnings have everywhere."""
-        line = f"{shown(self.where)}: {self.what}"
+        line = self._line()
         match self.level:
             case "error":
                 cli.tell("identity", NotAsItShouldBe(line, hint=self.cure))
@@ -34,6 +34,14 @@ class Finding:
                 cli.warn("identity", line, self.cure)
             case "unchecked":
                 say(f"identity: unchecked: {line}")
+                cli.advise("identity", self.cure)
+
+    def _line(self) -> str:
+        """Where and what; a failure names its file by itself, which is not said twice."""
+        where = shown(self.where)
+        folder, named, rest = self.what.partition(where)
+        again = named and rest[:1] in (" ", ":") and (not folder or (folder.endswith("/") and " " not in folder))
+        return f"{where}: {rest.lstrip(': ') if again else self.what}"
 
 
 def caught(where: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

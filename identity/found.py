@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from identity import lock as locks
-from identity import places, signers
+from identity import places, signers, strangers, tree
 from identity.halves import BadKey, GpgKey, SshKey, ssh_key
 from identity.keys import openpgp
 from identity.lock import Entry, Lock
 from identity.places import Places
 from identity.vault import Vault, vaults
-from town import files
 from town.spec import Agent, Spec
 
 _LIMIT = 1 << 20  # bytes of a public key
@@ -47,23 +46,29 @@ class Found:
 
 
 def find(spec: Spec, agents: tuple[Agent, ...], where: Places) -> Found:
-    """What is there of these agents. Raises BadKey, locks.BadLock, signers.Forgotten, files.Unreadable."""
+    """What is there of these agents.
+
+    Raises BadKey, locks.BadLock, signers.Forgotten, strangers.Stranger, files.Unreadable, tree.Linked.
+    """
     secrets, recovery = vaults(spec, where.root)
-    lock, revoked = read_lock(where), where.path(places.REVOKED)
-    if revoked.exists():
-        signers.refuse_forgotten(lock, files.read_bounded(revoked, _LIMIT))
+    lock = read_lock(where)
+    if listed := tree.read(where, places.REVOKED, _LIMIT):
+        signers.refuse_forgotten(lock, listed)
     halves = {agent.name: public(where, agent) for agent in agents}
+    for agent in agents:
+        half = halves[agent.name]
+        strangers.refuse(agent, half.armored, half.gpg if agent.secrets.gpg_key else None, lock.get(agent.name))
     return Found(secrets, recovery, lock, halves, _text(where, places.ALLOWED_SIGNERS) or "")
 
 
 def read_lock(where: Places) -> dict[str, Entry]:
-    """The lock beside the spec; empty when there is none. Raises locks.BadLock."""
-    path = where.path(places.LOCK)
-    return locks.parse(files.read_bounded(path, 16 << 20), str(path)) if path.exists() else {}
+    """The lock beside the spec; empty when there is none. Raises locks.BadLock, tree.Linked."""
+    data = tree.read(where, places.LOCK, 16 << 20)
+    return {} if data is None else locks.parse(data, str(where.path(places.LOCK)))
 
 
 def public(where: Places, agent: Agent) -> Public:
-    """The public halves of an agent, from their files. Raises BadKey, files.Unreadable."""
+    """The public halves of an agent, from their files. Raises BadKey, files.Unreadable, tree.Linked."""
     ssh, gpg = _text(where, places.ssh_public(agent)), _text(where, places.gpg_public(agent))
     try:
         return Public(
@@ -77,5 +82,5 @@ def public(where: Places, agent: Agent) -> Public:
 
 
 def _text(where: Places, name: PurePosixPath) -> str | None:
-    path = where.path(name)
-    return files.read_bounded(path, _LIMIT).decode("utf-8", "replace") if path.exists() else None
+    data = tree.read(where, name, _LIMIT)
+    return None if data is None else data.decode("utf-8", "replace")

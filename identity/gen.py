@@ -14,7 +14,7 @@ from identity.places import Places
 from identity.plan import plan, with_primary
 from identity.texts import public_texts, sealed, ssh_line
 from identity.vault import Vault
-from town import cli, settings
+from town import cli, settings, trust
 from town import spec as specs
 from town.failure import DONE, WrongUsage
 from town.spec import Agent, Spec
@@ -31,6 +31,7 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.all == bool(arguments.agents):
         raise WrongUsage("gen needs either agents or --all", hint="identity gen ada, or identity gen --all")
     spec = specs.load(cli.spec_file(arguments))
+    trust.refuse_as_root(spec)
     agents = spec.agents if arguments.all else tuple(dict.fromkeys(map(spec.agent, arguments.agents)))
     where = places.places(spec, None if arguments.out is None else Path(arguments.out))
     now = datetime.now(UTC)
@@ -57,6 +58,7 @@ def command(arguments: argparse.Namespace) -> int:
 def _dry_run(spec: Spec, agents: tuple[Agent, ...], where: Places, now: datetime) -> int:
     if interrupted(where):
         return DONE
+    refuse_unnamed(spec, agents, where)
     for action in plan(agents, find(spec, agents, where)):
         print(shown(str(action)))
     writes, hints = prepare(spec, agents, where, now)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from identity import places
+from identity import places, tree
 from identity.places import Places
 from town import files, memory
 from town.failure import Failure, TryLater
@@ -30,13 +30,15 @@ def no_core_dump() -> None:
 def locked(where: Places) -> Iterator[None]:
     """Only one run at a time over the same files. Leaves no file behind: the directories themselves are locked.
 
-    Raises TryLater while another run works there, NotWritable (also for what is done meanwhile).
+    Raises TryLater while another run works there, tree.Linked, NotWritable (also for what is done meanwhile).
     """
-    wanted = {
-        where.path(place).resolve()
-        for place in (places.IDENTITIES, where.secrets.parent, where.recovery.parent)
-    }  # fmt: skip
     with _writable(where), ExitStack() as stack:
+        where.root.mkdir(parents=True, exist_ok=True)
+        tree.make_directory(where, places.IDENTITIES)  # which is no link from here on
+        wanted = {
+            where.path(place).resolve()
+            for place in (places.IDENTITIES, where.secrets.parent, where.recovery.parent)
+        }  # fmt: skip
         for directory in sorted(wanted):
             directory.mkdir(parents=True, exist_ok=True)
             fd = stack.enter_context(files.opened(files.open_dir(directory)))

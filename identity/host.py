@@ -196,10 +196,11 @@ def _advise(spec: Spec | None, path: Path, recipient: str) -> None:
             "new key is used, and install fails until the secrets are for it",
             f"add it before the next boot, or remove it again: rm {shell_word(str(path))}",
         )  # fmt: skip
-    cli.advise("identity", f"where the secrets are kept, as a human who opens them: {_next(spec, recipient)}")
+    cli.advise("identity", f"where the secrets are kept, as a human who opens them: {joins(spec, recipient)}")
 
 
-def _next(spec: Spec | None, recipient: str) -> str:
+def joins(spec: Spec | None, recipient: str) -> str:
+    """The commands that make this machine's key one of those that open the secrets."""
     name = host_name()
     hosts = {} if spec is None or spec.town.recipients is None else dict(spec.town.recipients.hosts)
     leaves = f"identity recipients remove --host {name}, then " if name in hosts else ""

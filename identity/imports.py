@@ -18,7 +18,7 @@ from identity.keys import gpg, openpgp, whole
 from identity.making import Made, keep
 from identity.places import Places
 from identity.texts import public_texts, sealed
-from town import cli
+from town import cli, trust
 from town import spec as specs
 from town.failure import DONE, WrongUsage
 from town.spec import Agent, Spec
@@ -32,6 +32,7 @@ def command(arguments: argparse.Namespace) -> int:
         what = "import needs --ssh FILE, --gpg FILE or both" if not any(named.values()) else "both cannot be `-`"
         raise WrongUsage(what, hint=f"identity import {shown(arguments.agent)} --ssh id_ed25519 --gpg secret.asc")
     spec = specs.load(cli.spec_file(arguments))
+    trust.refuse_as_root(spec)
     agent, now = spec.agent(arguments.agent), datetime.now(UTC)
     where = places.places(spec, None if arguments.out is None else Path(arguments.out))
     gen.no_core_dump()
@@ -116,6 +117,7 @@ def _take_gpg(action: TakeGpg, home: Path, found: Found, made: Made, now: dateti
         gpg.take(home, published, str(places.gpg_public(agent)))  # what it has besides is not lost
     key = whole.taken(home, action.key, now, encryption=agent.secrets.gpg_encryption)
     keep(agent, key, found, made)
+    made.older[agent.name] = openpgp.older(key.public, made.gpg[agent.name])
     if published is not None:
         others = [one[0].fingerprint for one in openpgp.keys(published, "gpg.asc")]
         made.armored[agent.name] = gpg.export(home, "--export", *dict.fromkeys([*others, action.key.primary]))

@@ -110,6 +110,7 @@ def _order(agent: Agent, wanted: Delivery, before: Record, *, whole: bool) -> Or
     return Order(
         files=wanted.files,
         keyring=wanted.keyring,
+        published=wanted.published,
         gone=tuple(
             (path, digest) for path, digest in gone if whole and not below(PurePosixPath(path), agent.delivered)
         ),

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from identity.pieces import Keyring, Piece, What
+from identity.pieces import Keyring, Order, Piece, What
 from town import files, process
 from town.failure import Failure
 
@@ -22,7 +22,9 @@ from town.failure import Failure
 _GPG = ["gpg", "--no-options", "--no-autostart", "--batch", "--no-tty", "--quiet", "--pinentry-mode", "loopback"]
 _AGENT = ["gpg-agent", "--no-options", "--disable-scdaemon", "--no-allow-external-cache", "--quiet", "--daemon"]
 _PATH_LIMIT = 86  # characters of a GnuPG home that leave room for its sockets in sun_path (unix(7))
+_LOCK_LIMIT = 4096  # bytes
 _SECONDS = 20.0
+_MOST = 1 << 20  # bytes that a program says here; a false gpg-agent may say anything
 _Env = dict[str, str]
 
 
@@ -38,22 +40,26 @@ class _Subkey(NamedTuple):
     grip: str
 
 
-def bring(home: Path, fd: int, keyring: Keyring | None, dropped: tuple[str, ...], dry: bool) -> Piece:
-    """Have a signing subkey in `home`/.gnupg, trusted as one's own, and no longer the `dropped` ones.
+def bring(home: Path, fd: int, order: Order, dry: bool) -> Piece:
+    """Have a signing subkey in `home`/.gnupg, trusted as one's own, not the `dropped` ones, and revocations known.
 
     Raises NotImported, ToolFailed.
     """
-    directory = home / ".gnupg"
+    directory, keyring = home / ".gnupg", order.keyring
     if len(os.fsencode(directory)) > _PATH_LIMIT:
         raise NotImported(f"the path of {directory} is too long for gpg's sockets: {_PATH_LIMIT} bytes at most")
     there = _exists(fd)
     if not there and (dry or keyring is None):
         return Piece(".gnupg", "absent" if keyring is None else "made")
     with files.opened(_made(fd)) as keys, _agent({"HOME": str(home), "GNUPGHOME": str(directory)}) as env:
-        gone = [_drop(env, keys, one, dry) for one in dropped]
+        if not dry:
+            _unlock(keys)
+        gone = [_drop(env, keys, one, dry) for one in order.dropped]
         what: What = "removed" if any(gone) else "kept"
         if keyring is not None:
             what = _add(env, keys, keyring, dry)
+        if order.published and not dry:
+            process.run([*_GPG, "--import"], feed=order.published, env=env, timeout=_SECONDS, most=_MOST)
     return Piece(".gnupg", what if keyring is not None or any(gone) else "absent")
 
 
@@ -72,12 +78,40 @@ def _made(fd: int) -> int:
     return keys
 
 
+def _unlock(keys: int) -> None:
+    """Remove what a gpg that was cut off, by a power cut say, left locked.
+
+    gpg does so where no process has the number in the lock; here also where one has it that is not this agent's.
+    """
+    for name in map(os.fsdecode, files.names(keys)):
+        if name.endswith(".lock") and _cut_off(keys, name):
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=keys)
+
+
+def _cut_off(keys: int, name: str) -> bool:
+    """Whether nobody holds a lock: in it stand a process's number and its machine's name (GnuPG's common/dotlock.c)."""
+    with suppress(OSError, ValueError, Failure):
+        with files.opened(files.open_beneath(keys, name, os.O_RDONLY | os.O_NONBLOCK)) as fd:
+            pid, machine = files.read_fd(fd, _LOCK_LIMIT, name).split(b"\n")[:2]
+        if os.fsdecode(machine) == os.uname().nodename:
+            return not _own(int(pid))
+    return False
+
+
+def _own(pid: int) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == os.getuid()
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def _agent(env: _Env) -> Iterator[_Env]:
     """A gpg-agent for this block, one that runs already (the agent's own, at work) or a new one that ends with it."""
     running = _pid(env) is not None
     if not running:
-        process.run([*_AGENT], env=env, timeout=_SECONDS)
+        process.run([*_AGENT], env=env, timeout=_SECONDS, most=_MOST)
     try:
         yield env
     finally:
@@ -103,7 +137,7 @@ def _end(env: _Env) -> None:
 
 def _asked(env: _Env, what: str) -> bytes:
     argv = ["gpg-connect-agent", "--no-autostart", what, "/bye"]
-    return process.run(argv, env=env, check=False, timeout=_SECONDS).out
+    return process.run(argv, env=env, check=False, timeout=_SECONDS, most=_MOST).out
 
 
 def _add(env: _Env, keys: int, keyring: Keyring, dry: bool) -> What:
@@ -119,8 +153,10 @@ def _add(env: _Env, keys: int, keyring: Keyring, dry: bool) -> What:
 
 
 def _import(env: _Env, keyring: Keyring) -> None:
-    process.run([*_GPG, "--import"], feed=keyring.armored, env=env, timeout=_SECONDS)
-    process.run([*_GPG, "--import-ownertrust"], feed=f"{keyring.primary}:6:\n".encode(), env=env, timeout=_SECONDS)
+    process.run([*_GPG, "--import"], feed=keyring.armored, env=env, timeout=_SECONDS, most=_MOST)
+    process.run(
+        [*_GPG, "--import-ownertrust"], feed=f"{keyring.primary}:6:\n".encode(), env=env, timeout=_SECONDS, most=_MOST
+    )
     found = _listed(env, keyring.primary).get(keyring.signing)
     if found is None or not (found.private and found.trusted):
         raise NotImported(f"gpg imported {keyring.primary} but does not list its signing subkey {keyring.signing}")
@@ -131,7 +167,7 @@ def _signs(env: _Env, keyring: Keyring) -> bool:
     if keyring.expires is not None and keyring.expires <= datetime.now(UTC):
         return True
     argv = [*_GPG, "--local-user", f"{keyring.signing}!", "--output", "-", "--detach-sign"]
-    return process.run(argv, env=env, check=False, timeout=_SECONDS).status == 0
+    return process.run(argv, env=env, check=False, timeout=_SECONDS, most=_MOST).status == 0
 
 
 def _drop(env: _Env, keys: int, signing: str, dry: bool) -> bool:
@@ -152,7 +188,7 @@ def _unlink(keys: int, grip: str) -> None:
 def _listed(env: _Env, key: str) -> dict[str, _Subkey]:
     """The private subkeys that gpg lists, by fingerprint (GnuPG's doc/DETAILS: fields 1, 9, 10 and 15)."""
     argv = [*_GPG, "--with-colons", "--with-keygrip", "--list-secret-keys", key]
-    done = process.run(argv, env=env, check=False, timeout=_SECONDS)
+    done = process.run(argv, env=env, check=False, timeout=_SECONDS, most=_MOST)
     found: dict[str, _Subkey] = {}
     trusted, token, fingerprint = False, "", ""
     for line in done.out.decode("utf-8", "replace").splitlines():

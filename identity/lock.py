@@ -4,17 +4,18 @@ The lock is what keys are held against: a file that disagrees with it stops ever
 key that was rotated or revoked stays, for its commits are still there to be judged.
 """
 
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from identity.halves import BadKey, GpgKey, Halves, SshKey, ssh_key
+from town import toml
 from town.failure import Failure
 from town.terminal import shown
 
 VERSION = 2
+LIMIT = 16 << 20  # bytes: some 50,000 keys
 _KNOWN = (1, VERSION)  # version 1 had no times: since, until, revoked
 _HEADER = "Written by identity gen: the keys that each agent has. Commit it; do not edit it."
 
@@ -76,8 +77,8 @@ class Entry:
 Lock = Mapping[str, Entry]
 
 
-def entry(known: Entry | None, email: str, halves: Halves) -> Entry:
-    """An agent's entry with this address and these keys in use. What the lock knew of older keys stays.
+def entry(known: Entry | None, email: str, halves: Halves, older: Iterable[GpgKey] = ()) -> Entry:
+    """An agent's entry with this address and these keys in use, after `older`. What the lock knew of others stays.
 
     For keys that gen made or derived: a key in use is not replaced here, `rotated` does that.
     """
@@ -85,21 +86,21 @@ def entry(known: Entry | None, email: str, halves: Halves) -> Entry:
     if halves.ssh is not None and made.halves.ssh is None:
         made = replace(made, ssh=(*made.ssh, KeptSsh(halves.ssh)))
     if halves.gpg is not None and made.halves.gpg is None:
-        made = replace(made, gpg=(*made.gpg, KeptGpg(halves.gpg)))
+        made = replace(made, gpg=(*made.gpg, *map(KeptGpg, older), KeptGpg(halves.gpg)))
     return made
 
 
 def parse(data: bytes, name: str) -> dict[str, Entry]:
     """The lock from its file's bytes; `name` is for the message. Raises BadLock."""
     try:
-        tree = tomllib.loads(data.decode())
+        tree = toml.tree(data, LIMIT)
         if tree.get("version") not in _KNOWN:
             raise BadLock(
-                f"{shown(name)} has version {tree.get('version')!r}, this program knows {VERSION}",
+                f"{shown(name)} has version {shown(str(tree.get('version'))[:40])}, this program knows {VERSION}",
                 hint="use the version of nuketown that wrote it, or a newer one",
             )
         return {agent: _entry(agent, table, name) for agent, table in tree.get("agents", {}).items()}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, BadKey) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, toml.NotToml, BadKey) as error:
         raise BadLock(
             f"{shown(name)} cannot be read: {shown(str(error))}",
             hint="bring back the last good one: git checkout -- identities/keys.lock.toml",

@@ -28,6 +28,7 @@ class Made:
 
     ssh: dict[str, SshKey] = field(default_factory=dict)
     gpg: dict[str, GpgKey] = field(default_factory=dict)
+    older: dict[str, list[GpgKey]] = field(default_factory=dict)  # that signed before `gpg` did
     armored: dict[str, str] = field(default_factory=dict)
 
 

@@ -64,6 +64,16 @@ def second_recovery(agent: Agent, found: Found, names: list[str]) -> KeyMismatch
     )
 
 
+def other_recovery(agent: Agent, found: Found, names: list[str]) -> KeyMismatch:
+    """A recovery file that lacks the primary keys of `names` is not the one that belongs to the lock."""
+    name = shown(found.recovery.name)
+    return KeyMismatch(
+        f"{name} has no primary key of {', '.join(map(shown, names))}, and {_LOCK} names their OpenPGP keys: it is not "
+        f"the file that belongs here, and no key is made for {agent.name}",
+        hint=lost.recovery(found.recovery.name, names),
+    )
+
+
 def same(agent: Agent, what: str, one: object, other: object) -> None:
     """The public half's file and the lock's entry, where both are there. Raises KeyMismatch."""
     if one is not None and other is not None and one != other:
@@ -133,7 +143,8 @@ def lost_lock(lock: Lock, allowed: str) -> None:
 
 
 def twins(lock: Lock) -> None:
-    """No two agents have one key: what one signs would be the other's. Raises KeyMismatch."""
+    """No two agents have one key or one address: what one signs would be the other's. Raises KeyMismatch."""
+    _one_address(lock)
     owners: dict[str, str] = {}
     for name, entry in sorted(lock.items()):
         keys = [*(one.key.fingerprint for one in entry.ssh), *{one.key.primary for one in entry.gpg}]
@@ -143,3 +154,16 @@ def twins(lock: Lock) -> None:
                     f"{shown(other)} and {shown(name)} have one and the same key in {_LOCK}: {fingerprint}",
                     hint=f"somebody edited it: git log -p {_LOCK} - then bring back the last good one",
                 )
+
+
+def _one_address(lock: Lock) -> None:
+    """allowed_signers knows agents by their addresses, and forges compare those without regard to case."""
+    owners: dict[str, str] = {}
+    believed = {name: one.email for name, one in sorted(lock.items()) if any(kept.revoked is None for kept in one.ssh)}
+    for name, email in believed.items():
+        if (other := owners.setdefault(email.casefold(), name)) != name:
+            raise KeyMismatch(
+                f"{shown(other)} and {shown(name)} have one and the same address in {_LOCK}: {shown(email)}",
+                hint="give each a git.email of its own in the spec; where one of them is no agent of yours, somebody "
+                f"edited it: git log -p {_LOCK} - then bring back the last good one",
+            )

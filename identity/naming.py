@@ -105,7 +105,7 @@ def in_spec(spec: Spec, asked: Asked) -> tuple[Edit | None, Spec]:
         refuse_not_ours(spec.file, before)
         text = _edited(spec, before.decode(), asked)
     except NotEditable:
-        print(specfile.lines(wanted))
+        print(specfile.lines(wanted), flush=True)
         raise
     return Edit(spec.file, before, text.encode(), said(asked)), after
 
@@ -159,6 +159,12 @@ def _with_host(named: Recipients, name: str, one: str) -> Recipients:
         )
     there = dict(named.hosts).get(name)
     if there is None:
+        for other, known in named.hosts:
+            if sops.canonical(known) == sops.canonical(one):
+                raise AlreadySomebody(
+                    f"{shown(one)} is the host {other} already",
+                    hint=f"to have it called {name}, change that name in [town.recipients]",
+                )
         return named._replace(hosts=(*named.hosts, (name, one)))
     if sops.canonical(there) != sops.canonical(one):
         raise AlreadySomebody(

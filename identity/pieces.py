@@ -44,10 +44,12 @@ class Order:
 
     `gone`: SHA-256 of what was installed, by path below the home. `dropped`: signing subkeys that were imported.
     `left`: what somebody else brings, and all that lies below it. `keyring` None: none is imported, none removed.
+    `published`: public keys that tell gpg what was revoked.
     """
 
     files: tuple[HomeFile, ...] = ()
     keyring: Keyring | None = None
+    published: bytes = b""
     gone: tuple[tuple[str, str], ...] = ()
     dropped: tuple[str, ...] = ()
     left: tuple[PurePosixPath, ...] = ()

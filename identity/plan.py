@@ -70,12 +70,13 @@ class DeriveGpg:
         return f"derive  public OpenPGP key of {self.agent.name} from {self.agent.secrets.gpg_key}"
 
 
+_PRIMARY = "gpg-primary-key"
 Action = MakeSsh | MakeGpg | AddEncryption | DeriveSsh | DeriveGpg
 
 
 def recovery_path(agent: Named) -> str:
     """Where the recovery file keeps an agent's whole OpenPGP key."""
-    return f"{agent.name}/gpg-primary-key"
+    return f"{agent.name}/{_PRIMARY}"
 
 
 def revocation_path(agent: Named) -> str:
@@ -134,6 +135,9 @@ def _refuse_second_primary(agent: Agent, path: str, found: Found) -> None:
         raise mismatch.subkey_lost(agent, path, found)
     if found.recovery.data is None and (names := with_primary(found.lock)):
         raise mismatch.second_recovery(agent, found, names)
+    missing = [one for one, entry in sorted(found.lock.items()) if entry.halves.gpg is not None]
+    if missing := [one for one in missing if f"{one}/{_PRIMARY}" not in found.recovery.names]:
+        raise mismatch.other_recovery(agent, found, missing)
 
 
 def with_primary(lock: Lock) -> list[str]:

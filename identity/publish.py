@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
-from identity import found, guard, mismatch, places, publish_account, publish_key, publish_token, publish_wire
+from identity import found, guard, mismatch, places, publish_account, publish_key, publish_token, publish_wire, tree
 from identity.keys import openpgp
 from identity.places import Places
 from identity.publish_account import GPG, SIGNING, SSH, Account, Shelf, Standing
 from identity.publish_wire import Wire
-from town import cli, files
+from town import cli, trust
 from town import spec as specs
 from town.failure import DONE, Failure, WrongUsage
 from town.spec import Agent, Spec
@@ -82,6 +82,7 @@ def command(arguments: argparse.Namespace) -> int:
     guard.no_core_dump()
     api = publish_wire.api(arguments.api or GITHUB)
     spec = specs.load(cli.spec_file(arguments))
+    trust.refuse_as_root(spec)
     agent = spec.agent(arguments.agent)
     mine = _mine(spec, agent, places.places(spec, None if arguments.out is None else Path(arguments.out)))
     token = publish_token.read(arguments.token_file)
@@ -122,8 +123,8 @@ def _mine(spec: Spec, agent: Agent, where: Places) -> Mine:
 
 
 def _gpg(agent: Agent, where: Places) -> dict[str, str]:
-    path = where.path(places.gpg_public(agent))
-    return publish_key.split(files.read_bounded(path, _LIMIT).decode("utf-8", "replace"), str(path))
+    name = places.gpg_public(agent)
+    return publish_key.split((tree.read(where, name, _LIMIT) or b"").decode("utf-8", "replace"), str(where.path(name)))
 
 
 def _shelves(mine: Mine) -> list[Shelf]:

@@ -17,7 +17,7 @@ from identity.publish_wire import Need, NoApi, Wire
 from town.failure import Failure
 from town.terminal import shown
 
-_PAGES = 100  # of a hundred keys each
+_PAGES, _PAGE = 100, 100  # so many pages at most, of so many keys
 _LOGIN = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
 
 
@@ -70,8 +70,8 @@ class Account:
     def _items(self, shelf: Shelf) -> Iterator[Any]:
         for page in range(1, _PAGES + 1):
             # By number, not by the address in the answer: the token goes to no address that somebody sends.
-            answer = self.wire.ask("GET", f"{shelf.path}?per_page=100&page={page}", shelf.need)
-            if not isinstance(answer.value, list):
+            answer = self.wire.ask("GET", f"{shelf.path}?per_page={_PAGE}&page={page}", shelf.need)
+            if not isinstance(answer.value, list) or len(answer.value) > _PAGE:
                 raise _strange(self.wire)
             yield from answer.value
             if not answer.more:
@@ -98,7 +98,7 @@ def account(wire: Wire) -> Account:
     """Whose token it is. Raises as Wire.ask does."""
     value = wire.ask("GET", "/user", SSH.need).value
     login = value.get("login") if isinstance(value, dict) else None
-    if not isinstance(login, str) or not _LOGIN.fullmatch(login):
+    if not isinstance(login, str) or not _LOGIN.fullmatch(login) or wire.token.text in login:
         raise _strange(wire)
     return Account(wire, login)
 

@@ -6,8 +6,12 @@ keys are never logged ($SSLKEYLOGFILE), so it goes nowhere else.
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from socket import SHUT_RDWR, socket
+from threading import Event, Timer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,7 +22,7 @@ from town.terminal import shown
 
 if TYPE_CHECKING:
     from email.message import Message
-    from http.client import HTTPResponse
+    from http.client import HTTPResponse, HTTPSConnection
     from ssl import SSLContext
 
 _SECONDS = 30.0
@@ -107,16 +111,21 @@ class Wire:
         from http.client import HTTPException, HTTPSConnection
 
         line = HTTPSConnection(self.api.host, self.api.port, timeout=_SECONDS, context=_context())
-        try:
-            line.request(method, self.api.prefix + path, *_content(body, self.token))
-            response = line.getresponse()
-            data = response.read(_LIMIT + 1)
-        except OSError as error:
-            raise self._broken(error) from error
-        except HTTPException as error:  # `from None`: it quotes what was answered, and that may repeat the token
-            raise NoApi(f"{self.api} does not speak HTTP: {self.token.hidden(repr(error))}") from None
-        finally:
-            line.close()
+        with _deadline(line) as late:
+            try:
+                line.request(method, self.api.prefix + path, *_content(body, self.token))
+                response = line.getresponse()
+                data = response.read(_LIMIT + 1)
+            except OSError as error:
+                raise self._broken(TimeoutError() if late.is_set() else error) from error
+            except HTTPException as error:  # `from None`: it quotes what was answered, and that may repeat the token
+                if late.is_set():
+                    raise self._broken(TimeoutError()) from None
+                raise NoApi(f"{self.api} does not speak HTTP: {self.token.hidden(repr(error))}") from None
+            finally:
+                line.close()
+        if late.is_set():  # what came may be cut off
+            raise self._broken(TimeoutError())
         return self._read(response, data, need)
 
     def _broken(self, error: OSError) -> Failure:
@@ -176,6 +185,26 @@ class Wire:
                 return Unreachable(f"{self.api} answered with status {status}: {words}", hint="run it again later")
             case status:
                 return Refused(f"{self.api} refused it with status {status}: {words}")
+
+
+@contextmanager
+def _deadline(line: "HTTPSConnection") -> Iterator[Event]:
+    """Ends a request of which something arrives again and again, and never all; the event says that it did."""
+    late = Event()
+
+    def end() -> None:
+        late.set()
+        if line.sock is not None:
+            with suppress(OSError):
+                socket.shutdown(line.sock, SHUT_RDWR)  # not the method of TLS, which would wait
+
+    timer = Timer(_SECONDS, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
 
 
 def _context() -> "SSLContext":

@@ -55,14 +55,14 @@ class Plan:
         return tuple(one for one in self.actions if isinstance(one, Edit))
 
     @property
-    def joined(self) -> tuple[str, ...]:
-        """Who can open a file that they could not open before."""
-        return _each(one for change in self.rewraps for one in change.joined)
-
-    @property
     def left(self) -> tuple[str, ...]:
-        """Who can open one less."""
+        """Who can open one file less."""
         return _each(one for change in self.rewraps for one in change.left)
+
+    def secrets(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Who joined and who left the secrets file, of that name: nobody is of the town by the recovery file alone."""
+        found = [change for change in self.rewraps if change.name == name]
+        return (_each(one for change in found for one in change.joined), _each(one for c in found for one in c.left))
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -179,7 +179,7 @@ def _due(spec: Spec, where: Places, changes: list[tuple[Vault, Rewrap]]) -> Iter
         if vault.name == str(where.recovery):
             yield from due.of_recovery(spec, vault.name, vault.names)
         else:
-            yield from due.of_secrets(spec, vault.name, vault.names, primary=primary)
+            yield from due.of_secrets(spec, vault.name, vault.names, recovery=str(where.recovery) if primary else None)
 
 
 def apply(plan: Plan, where: Places) -> None:
@@ -215,7 +215,7 @@ def _tree(plan: Plan) -> dict[str, Any]:
             {"name": one.name, "joined": one.joined, "left": one.left, "new_data_key": one.fresh}
             for one in plan.rewraps
         ],
-        "rotate": [asdict(one) for one in plan.due],
+        "rotate": [asdict(one) | {"command": again.with_spec(one.command)} for one in plan.due],
     }
 
 
@@ -228,14 +228,21 @@ def _advise(spec: Spec, plan: Plan) -> None:
             "identity", "who left may have kept what they could read, and git's history stays readable to them",
             "make anew what is listed under `rotate`, with the commands beside it" if plan.due else "",
         )  # fmt: skip
-    if set(plan.left) & set(_this_machine(spec)):
+    if plan.due:
+        cli.advise(
+            "identity",
+            "what `identity rotate` replaces is still believed, under an older date: where who left may sign with it, "
+            "revoke it after that, with --key: identity revoke AGENT",
+        )
+    joined, left = plan.secrets(str(spec.town.sops_file))
+    if set(left) & set(_this_machine(spec)):
         what = "this machine's own key is among those that left: identity install fails here from now on"
         cli.warn("identity", what, "take its key away, or add it again: identity host init prints how")
     if spec.town.store is None:
         return
-    for one in plan.joined:
+    for one in joined:
         cli.advise("identity", f"for the store's key too: persist key add {shell_word(one)}")
-    for one in plan.left:
+    for one in left:
         both = f"persist key remove {shell_word(one)}, then persist key rotate"
         cli.advise("identity", f"for the store's key too: {both}")
 

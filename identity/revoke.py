@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import assert_never
 
-from identity import amending, lost, mismatch, places
+from identity import amending, clock, lost, mismatch, places, tree
 from identity.amending import Amended
 from identity.found import Found, find
 from identity.keys import gpg, openpgp, subkeys
@@ -22,7 +22,7 @@ from identity.places import Places
 from identity.plan import recovery_path, revocation_path
 from identity.revocation import Action, Holder, NothingToRevoke, RevokeGpg, RevokeSsh, RevokeSubkey, plan
 from identity.texts import Text, of_lock, sealed
-from town import cli, files
+from town import cli, trust
 from town import spec as specs
 from town.failure import WrongUsage
 from town.spec import Spec
@@ -41,6 +41,7 @@ def command(arguments: argparse.Namespace) -> int:
     """`identity revoke AGENT [--ssh] [--gpg] [--key FINGERPRINT]`."""
     ssh, openpgp_too = _which(arguments)
     spec = specs.load(cli.spec_file(arguments))
+    trust.refuse_as_root(spec)
     where = places.places(spec, None if arguments.out is None else Path(arguments.out))
     key = None if arguments.key is None else _canonical(arguments.key)
 
@@ -59,7 +60,10 @@ def command(arguments: argparse.Namespace) -> int:
 
 def _which(arguments: argparse.Namespace) -> tuple[bool, bool]:
     if not (arguments.ssh or arguments.gpg or arguments.key):
-        raise WrongUsage("revoke needs --ssh, --gpg or --key FINGERPRINT", hint="identity revoke ada --ssh")
+        raise WrongUsage(
+            "revoke needs --ssh, --gpg or --key FINGERPRINT",
+            hint="say which of its keys; --dry-run shows what would be revoked: it cannot be taken back",
+        )
     if arguments.key is None:
         return arguments.ssh, arguments.gpg
     ssh = arguments.key.startswith(("SHA256:", "ssh-"))
@@ -84,12 +88,13 @@ def _amended(spec: Spec, name: str, where: Places, wanted: tuple[bool, bool, str
     found = find(spec, agents, where)
     if agent is None and name not in found.lock:
         spec.agent(name)  # raises: neither the spec nor the lock knows it
+    clock.refuse_behind(now, found)
     actions = plan(Holder(name, agent), found, wanted)
     if not actions:
         return Amended((), ())
     made = _apply(actions, found, where, now)
     texts = [*sealed(spec, where, found, now), *_public(spec, Holder(name, agent), found, made)]
-    return Amended(actions, texts, [*amending.unproven(found), *_hints(name, actions)])
+    return Amended(actions, texts, [*amending.unproven(found), *_hints(Holder(name, agent), actions, found)])
 
 
 def _apply(actions: list[Action], found: Found, where: Places, now: datetime) -> _Made:
@@ -158,9 +163,9 @@ def _in_recovery(found: Found, holder: Holder, path: str) -> str:
 
 def _published(holder: Holder, where: Places) -> str:
     name = places.gpg_public(holder)
-    if not where.path(name).exists():
+    if (data := tree.read(where, name, _LIMIT)) is None:
         raise NothingToRevoke(f"{name} is not there", hint=f"bring it back from git: git checkout -- {name}")
-    return files.read_bounded(where.path(name), _LIMIT).decode("utf-8", "replace")
+    return data.decode("utf-8", "replace")
 
 
 def _public(spec: Spec, holder: Holder, found: Found, made: _Made) -> Iterator[Text]:
@@ -173,14 +178,30 @@ def _public(spec: Spec, holder: Holder, found: Found, made: _Made) -> Iterator[T
     yield from of_lock(spec, () if holder.agent is None else (holder.agent,), lock, made.armored)
 
 
-def _hints(name: str, actions: list[Action]) -> Iterator[str]:
-    yield f"commit these files, and run identity install {name} on its machine: what lies in its home still signs"
+def _hints(holder: Holder, actions: list[Action], found: Found) -> Iterator[str]:
+    name, gone = holder.name, [_kind(action) for action in actions if _in_use(action, found.lock[holder.name])]
+    if holder.agent is not None and gone:
+        yield f"commit these files, and run identity install {name} on its machine: what lies in its home still signs"
+    else:
+        yield "commit these files"
     if any(isinstance(action, RevokeSsh) for action in actions):
         yield "whoever verifies needs allowed_signers as it is now, and gpg.ssh.revocationFile = identities/revoked.krl"
     yield "a forge where the public key was uploaded does not know of it: take it out there"
-    yield f"a new key in its place: identity rotate {name} {_options(actions)}"
+    if holder.agent is not None and gone:
+        yield f"a new key in its place: identity rotate {name} {' '.join(dict.fromkeys(gone))}"
 
 
-def _options(actions: list[Action]) -> str:
-    kinds = ["--ssh" if isinstance(action, RevokeSsh) else "--gpg" for action in actions]
-    return " ".join(dict.fromkeys(kinds))
+def _kind(action: Action) -> str:
+    return "--ssh" if isinstance(action, RevokeSsh) else "--gpg"
+
+
+def _in_use(action: Action, before: Entry) -> bool:
+    """Whether the agent had the private half until now."""
+    last = before.halves.gpg
+    match action:
+        case RevokeSsh():
+            return action.kept.in_use
+        case RevokeGpg():
+            return last is not None and last.primary == action.primary
+        case RevokeSubkey():
+            return last is not None and last.signing == action.subkey

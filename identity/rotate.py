@@ -12,21 +12,24 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import assert_never
 
-from identity import amending, mismatch, places, signers
+from identity import amending, clock, mismatch, places, signers, tree
 from identity.amending import Amended
-from identity.found import Found, find
+from identity.found import Found, find, read_lock
 from identity.keys import gpg, openpgp, ssh, subkeys
 from identity.lock import Entry, KeptGpg, KeptSsh
 from identity.places import Places
 from identity.plan import recovery_path, revocation_path
 from identity.rotation import Action, NothingToRotate, ProlongGpg, RotateGpg, RotateSsh, SucceedGpg, plan
 from identity.texts import of_lock, sealed
-from town import cli, files
+from town import cli, trust
 from town import spec as specs
 from town.failure import WrongUsage
 from town.spec import Agent, Spec
+from town.terminal import shown
 
 _LIMIT = 1 << 20  # bytes of a public key
+_WHILE = timedelta(minutes=10)  # from the first key that a run makes to its journal, at most
+_LASTS = timedelta(days=730)  # what gpg takes gpg.SUBKEY_LASTS for
 
 
 @dataclass
@@ -39,9 +42,11 @@ def command(arguments: argparse.Namespace) -> int:
     """`identity rotate AGENT [--ssh] [--gpg [--extend]]`."""
     if not (arguments.ssh or arguments.gpg) or (arguments.extend and not arguments.gpg):
         raise WrongUsage(
-            "rotate needs --ssh, --gpg or both; --extend goes with --gpg", hint="identity rotate ada --ssh"
+            "rotate needs --ssh, --gpg or both; --extend goes with --gpg",
+            hint=f"identity rotate {shown(arguments.agent)} --ssh (or --gpg, or --gpg --extend)",
         )
     spec = specs.load(cli.spec_file(arguments))
+    trust.refuse_as_root(spec)
     agent = spec.agent(arguments.agent)
     where = places.places(spec, None if arguments.out is None else Path(arguments.out))
     wanted = [name for name in ("ssh", "gpg", "extend") if getattr(arguments, name)]
@@ -49,11 +54,33 @@ def command(arguments: argparse.Namespace) -> int:
     def amend(now: datetime) -> Amended:
         return _amended(spec, agent, where, wanted, now)
 
-    return amending.carry_out(where, " ".join(["rotate", agent.name, *wanted]), amend, dry=arguments.dry_run)
+    def made(began: datetime) -> bool:
+        return _just_made(read_lock(where).get(agent.name), wanted, began)
+
+    return amending.carry_out(where, " ".join(["rotate", agent.name, *wanted]), amend, dry=arguments.dry_run, made=made)
+
+
+def _just_made(entry: Entry | None, wanted: list[str], began: datetime) -> bool:
+    """Whether the keys in use are those of a run that began to write then: any other journal stands for no rotation."""
+    times = [] if entry is None else list(_times(entry, wanted))
+    return bool(times) and all(time is not None and abs(time - began) < _WHILE for time in times)
+
+
+def _times(entry: Entry, wanted: list[str]) -> Iterator[datetime | None]:
+    """When each of the keys in use that are wanted was made or prolonged, as far as the lock says."""
+    if "ssh" in wanted:
+        yield entry.ssh[-1].since if entry.ssh else None
+    if "gpg" in wanted:
+        key = entry.halves.gpg
+        if "extend" not in wanted:
+            yield None if key is None else key.created
+        else:
+            yield None if key is None or key.expires is None else key.expires - _LASTS
 
 
 def _amended(spec: Spec, agent: Agent, where: Places, wanted: list[str], now: datetime) -> Amended:
     found = find(spec, (agent,), where)
+    clock.refuse_behind(now, found)
     actions = plan(agent, found, wanted)
     made = _apply(actions, found, where, now)
     email = signers.principal(agent.git.email)
@@ -132,9 +159,9 @@ def _succeed_gpg(action: SucceedGpg, home: Path, found: Found, where: Places, ma
 def _published(action: RotateGpg | ProlongGpg | SucceedGpg, where: Places) -> str:
     """gpg.asc, which must be there: only it has every older subkey. Raises NothingToRotate."""
     name = places.gpg_public(action.agent)
-    if not where.path(name).exists():
+    if (data := tree.read(where, name, _LIMIT)) is None:
         raise NothingToRotate(f"{name} is not there", hint=f"bring it back from git: git checkout -- {name}")
-    return files.read_bounded(where.path(name), _LIMIT).decode("utf-8", "replace")
+    return data.decode("utf-8", "replace")
 
 
 def _hints(agent: Agent, actions: list[Action]) -> Iterator[str]:
@@ -146,4 +173,16 @@ def _hints(agent: Agent, actions: list[Action]) -> Iterator[str]:
         )
     if any(not isinstance(action, RotateSsh) for action in actions):
         yield f"commit these files and run identity install {name} on its machine"
-    yield f"wherever the public key was uploaded, upload the new one: identity publish {name} --github"
+    upload = f"identity publish {name} --github --token-file FILE"
+    yield f"wherever the public key was uploaded, upload the new one: {upload}"
+    if old := _old(actions):
+        yield (
+            "who has the old private key can still sign with it, under an older date: if that may be anybody else, "
+            f"revoke it, and what it signed: identity revoke {name} --key {old[0]}"
+        )
+
+
+def _old(actions: list[Action]) -> list[str]:
+    """Fingerprints of keys that were in use and are believed further."""
+    ssh = [action.old.fingerprint for action in actions if isinstance(action, RotateSsh) and action.old is not None]
+    return ssh + [action.old.signing for action in actions if isinstance(action, RotateGpg)]

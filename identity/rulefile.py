@@ -57,7 +57,7 @@ def in_rules(spec: Spec, where: Places, asked: Asked) -> Edit | None:
             return None
         refuse_not_ours(config, before)
     except NotEditable:
-        print("\n".join(f"creation_rules[{position}]: {said(asked)}" for position in positions))
+        print("\n".join(f"creation_rules[{position}]: {said(asked)}" for position in positions), flush=True)
         raise
     return Edit(config, before, text.encode(), said(asked))
 

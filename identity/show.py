@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from identity import found as finds
-from identity import mismatch, places, qr
+from identity import mismatch, places, qr, tree
 from identity.keys import openpgp
 from identity.lock import Entry, KeptGpg, KeptSsh
 from identity.places import Places
-from town import cli, files
+from town import cli
 from town import spec as specs
 from town.failure import DONE, Failure, WrongUsage
 from town.spec import Agent, Spec
@@ -59,9 +59,10 @@ def ssh_line(agent: Agent, entry: Entry | None) -> str:
 def armored(agent: Agent, entry: Entry | None, where: Places) -> str:
     """gpg.asc, when it is the key of the lock and nothing else. Raises NoSuchKey, NotOnlyPublic, KeyMismatch."""
     name = places.gpg_public(agent)
-    if entry is None or not entry.gpg or not where.path(name).exists():
+    data = None if entry is None or not entry.gpg else tree.read(where, name, _LIMIT)
+    if entry is None or data is None:
         raise _none(agent, "OpenPGP key", revoked=False, option="--gpg")
-    text = files.read_bounded(where.path(name), _LIMIT).decode("utf-8", "replace").replace("\r\n", "\n")
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n")
     _only_public(text, str(name))
     mismatch.same(agent, "OpenPGP key", openpgp.in_use(text, str(name)), entry.halves.gpg)
     return text

@@ -4,7 +4,7 @@ Both are functions of the lock alone, so that check can tell a file that somebod
 """
 
 import base64
-import re
+import hashlib
 import struct
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -52,22 +52,66 @@ def krl(lock: Lock) -> bytes:
 
 
 def refuse_forgotten(lock: Lock, listed: bytes) -> None:
-    """A list that revokes a key of which the lock does not say so: written anew it would revoke less. Raises Forgotten.
+    """A list that revokes what the lock does not say of: written anew it would revoke less. Raises Forgotten.
 
-    That happens when the lock was lost or is older than the list.
+    That happens when the lock was lost or is older than the list, or when somebody made the list with ssh-keygen -k:
+    it can name keys by their hashes, and certificates, which the lock does not hold.
     """
     revoked = {_blob(key) for key in _revoked(lock)}
-    for blob in _BLOBS.findall(listed):
+    for blob in _listed(listed):
         if blob not in revoked:
-            key = SshKey(f"ssh-ed25519 {base64.b64encode(blob).decode()}")
             raise Forgotten(
-                f"identities/revoked.krl revokes {key.fingerprint}, and keys.lock.toml does not",
-                hint="a revocation is never taken back: bring the lock that belongs to it back from git",
+                f"{_FILE} revokes {_fingerprint(blob)}, and keys.lock.toml does not",
+                hint="a revocation is never taken back: bring the lock that belongs to it back from git, or, where the "
+                "list is the newer one, bring that back, and revoke the key with identity revoke",
             )
 
 
-_BLOBS = re.compile(re.escape(b"\0\0\0\x0bssh-ed25519\0\0\0\x20") + b".{32}", re.DOTALL)
+_FILE = "identities/revoked.krl"
 _KRL_MAGIC, _KRL_EXPLICIT_KEY = 0x5353484B524C0A00, 2  # "SSHKRL\n\0"
+_SECTIONS = {1: "certificates", 3: "keys by their SHA-1", 4: "a signature", 5: "keys by their SHA-256"}
+
+
+def _listed(data: bytes) -> Iterator[bytes]:
+    """The keys of a list that has nothing but keys (PROTOCOL.krl of OpenSSH). Raises Forgotten."""
+    if not data.strip():
+        return
+    try:
+        magic, version, *_ = struct.unpack_from(">QI", data)
+        if (magic, version) != (_KRL_MAGIC, 1):
+            raise _not_ours("is no list of the form that identity writes")
+        _, at = _taken(data, 36)  # after the numbers: a reserved text and a comment
+        _, at = _taken(data, at)
+        while at < len(data):
+            kind = data[at]
+            section, at = _taken(data, at + 1)
+            if kind != _KRL_EXPLICIT_KEY:
+                raise _not_ours(f"holds {_SECTIONS.get(kind, f'a section of the kind {kind}')}")
+            inner = 0
+            while inner < len(section):
+                blob, inner = _taken(section, inner)
+                yield blob
+    except (struct.error, ValueError) as error:
+        raise _not_ours("is cut off or damaged") from error
+
+
+def _taken(data: bytes, at: int) -> tuple[bytes, int]:
+    (size,) = struct.unpack_from(">I", data, at)
+    if at + 4 + size > len(data):
+        raise ValueError("a length leads past the end")
+    return data[at + 4 : at + 4 + size], at + 4 + size
+
+
+def _not_ours(what: str) -> Forgotten:
+    return Forgotten(
+        f"{_FILE} {what}, and would lose that if it were written anew",
+        hint=f"a revocation is never taken back: see what it revokes with ssh-keygen -Q -l -f {_FILE}, bring back the "
+        "last list that identity wrote with git, then revoke those keys with: identity revoke AGENT --key FINGERPRINT",
+    )
+
+
+def _fingerprint(blob: bytes) -> str:
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
 def _revoked(lock: Lock) -> dict[SshKey, datetime]:

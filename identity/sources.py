@@ -7,7 +7,7 @@ place of a value of secrets.extra.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from identity import lost
@@ -21,6 +21,7 @@ from town.terminal import shown
 
 HOST_KEY, SECRETS = "nuketown.host-key", "nuketown.secrets"
 _LIMIT = 1 << 20  # bytes
+_CURE = "let who has one of those keys add this machine's: identity host init prints how"
 
 
 class NoSecret(Failure):
@@ -48,7 +49,8 @@ def host_keys(host_key: HostKey) -> sops.Keys:
     """The machine's private keys. Raises Unsafe, files.Unreadable, sops.NoKey."""
     given = credential(HOST_KEY)
     if given is None:
-        return sops.Keys.of_host(host_key)
+        own = sops.Keys.of_host(host_key)
+        return replace(own, cure=own.cure or _CURE)
     if files.read_bounded(given, _LIMIT).lstrip().startswith(b"-----BEGIN"):
         return sops.Keys.of_ssh_file(given)
     return sops.Keys.of_age_file(given)
@@ -60,13 +62,14 @@ class Source:
 
     vault: Vault
     known: bool
+    where: Places
     _closed: Closed | None = None
 
     @classmethod
     def of(cls, spec: Spec, where: Places, *, known: bool) -> "Source":
         """The secrets file, to be opened with the host's keys alone: at boot there are no others. Opens nothing yet."""
         path = credential(SECRETS) or where.path(where.secrets)
-        return cls(Vault(str(where.secrets), path, lambda: host_keys(spec.town.host_key)), known)
+        return cls(Vault(str(where.secrets), path, lambda: host_keys(spec.town.host_key)), known, where)
 
     def value(self, path: str, cure: Callable[[str], str]) -> str:
         """A value in clear; `cure` is told the file's name. Raises NoSecret, sops.BadSopsFile; Closed for the file."""

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from identity import pieces
 from identity.pieces import Order, Piece
-from town import accounts, files, kernel
+from town import accounts, files, kernel, mounts
 from town.failure import Failure
 from town.process import Person
 from town.terminal import shown
@@ -55,6 +55,10 @@ def install(home: Path, person: Person, order: Order, *, dry: bool) -> Iterator[
 
 
 def _open_home(home: Path, person: Person) -> int:
+    over = mounts.at(home)
+    if over is not None and over.kind.startswith("fuse"):  # whoever opens it waits for an answer, and this one is root
+        path = shown(str(home))
+        raise NoHome(f"a FUSE file system of somebody's is mounted over {path}", hint=f"umount -l {path}")
     try:
         fd = files.open_dir(home)
     except files.Unreadable as failure:
@@ -156,6 +160,8 @@ def _bound(home: int) -> bool:
 
     gpg's sockets need a path of at most 108 bytes whose parents the agent may search; agents_dir may be deeper.
     """
+    with suppress(OSError):  # the agent must get through, whatever umask this was made with
+        os.chmod(_SHORT.parent, 0o755)  # noqa: S103
     with suppress(OSError):  # the unit that this runs in has put it there already
         if os.path.samestat(os.stat(_SHORT), os.fstat(home)):
             return True
@@ -220,10 +226,10 @@ def _work(home: Path, fd: int, order: Order, dry: bool) -> Iterator[Piece]:
     for path, installed in order.gone:
         act = lambda path=path, installed=installed: pieces.remove(fd, PurePosixPath(path), installed, dry)  # noqa: E731
         yield _attempt(path, act)
-    if order.keyring is not None or order.dropped:
+    if order.keyring is not None or order.dropped or order.published:
         from identity import keyrings
 
-        yield _attempt(".gnupg", lambda: keyrings.bring(home, fd, order.keyring, order.dropped, dry))
+        yield _attempt(".gnupg", lambda: keyrings.bring(home, fd, order, dry))
 
 
 def _attempt(path: str, act: Act) -> Piece:

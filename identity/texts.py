@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from identity import lock as locks
-from identity import mismatch, places, signers
+from identity import mismatch, places, signers, vouching
 from identity.audience import everybody, humans
 from identity.documents import documents
 from identity.halves import Halves
@@ -18,19 +18,25 @@ Text = tuple[str, str | bytes | None]  # the name of a file and what it holds; N
 
 
 def sealed(spec: Spec, where: Places, found: Found, now: datetime) -> Iterator[tuple[str, str]]:
+    """The SOPS files that change. A private key is put under no data key that somebody else may have made.
+
+    Raises as Vault.sealed does.
+    """
     # Recovery first: a primary key without its subkey is seen by the next run, a subkey without its primary is not.
     if found.recovery.added or found.recovery.removed:
-        yield found.recovery.name, found.recovery.sealed(humans(spec, where), now)
+        fresh = bool(found.recovery.added) and not vouching.recovery(found)
+        yield found.recovery.name, found.recovery.sealed(humans(spec, where), now, fresh=fresh)
     if found.secrets.added or found.secrets.removed:
-        yield found.secrets.name, found.secrets.sealed(everybody(spec, where), now)
+        fresh = bool(found.secrets.added) and not vouching.secrets(spec, found)
+        yield found.secrets.name, found.secrets.sealed(everybody(spec, where), now, fresh=fresh)
 
 
 def public_texts(spec: Spec, agents: tuple[Agent, ...], found: Found, made: Made) -> Iterator[Text]:
     """Everything that is no secret, after keys were made or derived. Raises BadKey, BadText."""
     lock = dict(found.lock)
     for agent in agents:
-        halves = _halves(agent, found, made)
-        lock[agent.name] = locks.entry(found.lock.get(agent.name), signers.principal(agent.git.email), halves)
+        known, older = found.lock.get(agent.name), made.older.get(agent.name, ())
+        lock[agent.name] = locks.entry(known, signers.principal(agent.git.email), _halves(agent, found, made), older)
     mismatch.twins(lock)
     if not found.lock:
         mismatch.lost_lock(lock, found.allowed)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from town import files, sops
 from town.failure import Failure, Unsafe
+from town.sops import layout, metadata
 from town.spec import Spec
 from town.terminal import shown
 
@@ -69,17 +70,48 @@ class Vault:
             raise sops.BadSopsFile(f"{shown(str(self.path))}: {shown(path)} is no text")
         return value
 
-    def sealed(self, recipients: tuple[str, ...], now: datetime) -> str:
+    @property
+    def modified(self) -> datetime | None:
+        """When the file was last written, as it says itself; None when there is none. Raises sops.BadSopsFile."""
+        if self.data is None:
+            return None
+        said = metadata.read(layout.root(self.data, str(self.path)), str(self.path)).sealed_at
+        try:
+            return datetime.fromisoformat(said).astimezone(UTC)
+        except OverflowError:
+            raise sops.BadSopsFile(f"{shown(str(self.path))} has a lastmodified out of all time") from None
+
+    def sealed(self, recipients: tuple[str, ...], now: datetime, *, fresh: bool = False) -> str:
         """The whole file with what was added and without what was removed.
 
-        Decrypted again and compared where a key at hand can do so.
+        `fresh`: with a new data key, for those who can open it now. Decrypted again and compared where a key at hand
+        can do so. Raises as `document` does, and sops.BadRecipient.
         """
         if self.data is None:
             data = sops.create(_tree(self.added), recipients, now=now, name=self.path.name)
         else:
             data = sops.update(self.document, self.added, now=now, remove=sorted(self.removed))
+        if fresh and self.data is not None and data != self.data:
+            data = self._fresh(data, now)
         self._prove(data)
         return data.decode()
+
+    def _fresh(self, data: bytes, now: datetime) -> bytes:
+        groups, threshold = sops.groups_of(data, str(self.path))
+        every = list(dict.fromkeys(one for group in groups for one in group))
+        document = sops.load(data, str(self.path), self.keys())
+        several = len(groups) > 1
+        try:
+            return sops.rewrap(
+                document, every, now=now, fresh=True,
+                groups=groups if several else None, threshold=threshold if several else None,
+            )  # fmt: skip
+        except sops.BadRecipient as error:  # of a key service, say
+            raise sops.BadRecipient(
+                f"{shown(str(self.path))} holds no key that keys.lock.toml names, so it needs a new data key, and that "
+                f"cannot be made for all who can open it: {error.what}",
+                hint="make the file one for the recipients that are named beside it: identity recipients sync",
+            ) from error
 
     def rewrapped(
         self,

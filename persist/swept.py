@@ -6,8 +6,8 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from persist import proof
@@ -58,12 +58,14 @@ def missing(agent: Agent) -> str:
 @contextmanager
 def alone() -> Iterator[int]:
     """/run/nuketown, open, while no other sweep runs. Raises Busy, Unsafe."""
-    path = file().parent
-    with suppress(FileExistsError):
-        os.mkdir(path, 0o755)
-    with files.opened(files.open_dir(path)) as directory:
+    path, busy = file().parent, Busy("another sweep is running", hint="wait for it, then try again")
+    with (
+        files.opened(files.open_dir(path.parent)) as above,
+        # Its mode must not depend on the umask: agents find their homes and secrets below it.
+        files.opened(files.make_dirs(above, PurePosixPath(path.name), mode=0o755, owner=(0, 0))) as directory,
+    ):
         refuse_others(directory, path)
-        with locks.held(directory, "sweep.lock", Busy("another sweep is running", hint="wait for it, then try again")):
+        with locks.held(directory, "sweep.lock", busy):
             yield directory
 
 

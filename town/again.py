@@ -15,6 +15,7 @@ _VERBS = {
     "log get verify prune forget repair key release adopt chown metrics sweep account failed",
     "identity": "gen install check secret host show rotate revoke import recipients publish",
 }
+_NO_OUT = ("host",)  # of identity: the verbs without --out
 # What a shell_word quotes is a name, whatever it spells. An apostrophe after a letter begins no quotation.
 _QUOTED = r"(?<!\w)\$'(?:[^'\\]|\\.)*'|(?<!\w)'(?:[^']|'\"'\"')*'"
 _COMMAND = "|".join(rf"{prog} (?:{words.replace(' ', '|')})\b" for prog, words in _VERBS.items())
@@ -22,10 +23,11 @@ _FIND = rf"{_QUOTED}|(?<![\w/.@-])(?P<command>{_COMMAND})"
 
 
 class Typed(NamedTuple):
-    """A command line: the words after the program's name, and the spec where that is not the default one."""
+    """A command line: the words after the program's name, the spec where that is not the default one, and --out."""
 
     words: tuple[str, ...]
     spec: Path | None = None
+    out: str | None = None
 
 
 _NOW: ContextVar[Typed | None] = ContextVar("typed", default=None)
@@ -47,6 +49,12 @@ def reads(spec: Path) -> None:
         _NOW.set(now._replace(spec=spec))
 
 
+def puts(out: str) -> None:
+    """The command of `identity` that runs has its files there, and not beside the spec."""
+    if (now := _NOW.get()) is not None:
+        _NOW.set(now._replace(out=out))
+
+
 def as_root(prog: str, verb: str) -> str:
     """The command line that was typed, for root: sudo drops the environment and has a PATH of its own."""
     now = _NOW.get()
@@ -58,12 +66,18 @@ def as_root(prog: str, verb: str) -> str:
 
 
 def with_spec(hint: str) -> str:
-    """A hint whose commands read the spec that the command which runs reads."""
+    """A hint whose commands read the spec that the command which runs reads, and the files where those are."""
     now = _NOW.get()
-    if now is None or now.spec is None:
+    if now is None:
         return hint
-    spec = f"--spec {shell_word(str(now.spec))}"
-    return re.sub(_FIND, lambda found: f"{found[0]} {spec}" if found["command"] else found[0], hint)
+    spec = "" if now.spec is None else f" --spec {shell_word(str(now.spec))}"
+    out = "" if now.out is None else f" --out {shell_word(now.out)}"
+
+    def options(command: str) -> str:
+        prog, verb = command.split(" ")
+        return spec + out if prog == "identity" and verb not in _NO_OUT else spec
+
+    return re.sub(_FIND, lambda found: found[0] + (options(found[0]) if found["command"] else ""), hint)
 
 
 def _program(prog: str) -> list[str]:

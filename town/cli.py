@@ -125,6 +125,8 @@ def _run(prog: str, top: Parser, words: list[str]) -> int:
             raise WrongUsage(f"{prog} needs a verb", hint=f"{prog} --help lists them")
         if (spec := spec_file(arguments)) != DEFAULT_SPEC:
             again.reads(spec)
+        if prog == "identity" and (out := getattr(arguments, "out", None)) is not None:
+            again.puts(out)  # where the files of a town are; of persist it is one file that is fetched
         act: Verb = arguments.act
         status = act(arguments)
         sys.stdout.flush()

@@ -31,10 +31,10 @@ class NotToml(Exception):
         self.problem = problem
 
 
-def tree(data: bytes) -> dict[str, Any]:
-    """The tables of a document. Raises NotToml."""
-    if len(data) > LIMIT:
-        raise NotToml(Problem("", f"is larger than {LIMIT:,} bytes", "name the spec, not another file"))
+def tree(data: bytes, limit: int = LIMIT) -> dict[str, Any]:
+    """The tables of a document of at most `limit` bytes. Raises NotToml."""
+    if len(data) > limit:
+        raise NotToml(Problem("", f"is larger than {limit:,} bytes", "name the spec, not another file"))
     text = _text(data)
     if (found := _long_key(data)) >= 0:
         raise NotToml(Problem(_at(data, found), f"a dotted key has more than {_PARTS} parts", "shorten it"))

@@ -26,6 +26,12 @@ def refuse(spec: Spec) -> None:
         )
 
 
+def refuse_as_root(spec: Spec) -> None:
+    """The same for a verb that a person runs without root too: on another machine an agent's uid may be anybody's."""
+    if os.geteuid() == 0:
+        refuse(spec)
+
+
 def doubts(spec: Spec) -> Iterator[tuple[Path, str]]:
     """The spec, and everything on the way to it, that an agent could change: each path and why. The file first."""
     for path in reversed(way(spec.file)):

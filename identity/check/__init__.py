@@ -12,13 +12,13 @@ from pathlib import Path
 
 from identity import found as finds
 from identity import guard, places
-from identity.check import clear, drift, openers, private, public, sopsnix
+from identity.check import clear, drift, locked, openers, private, public, sopsnix
 from identity.finding import Finding, caught
 from identity.found import Found
 from identity.lock import Lock
 from identity.places import Places
 from identity.vault import vaults
-from town import cli, settings
+from town import again, cli, settings
 from town import spec as specs
 from town.failure import ATTENTION, BROKEN, DONE, Failure
 from town.spec import Agent, Spec
@@ -33,13 +33,17 @@ def command(arguments: argparse.Namespace) -> int:
     said = list(dict.fromkeys(findings(spec, agents, where, datetime.now(UTC))))
     status = _status(said)
     if arguments.json:
-        cli.put_json({"status": status, "findings": [asdict(one) for one in said]})
+        cli.put_json({"status": status, "findings": [_tree(one) for one in said]})
         return status
     for one in said:
         one.tell()
     if status == DONE:
         print("everything is as the spec says")
     return status
+
+
+def _tree(one: Finding) -> dict[str, str]:
+    return asdict(one) | {"cure": again.with_spec(one.cure)}
 
 
 def _status(said: list[Finding]) -> int:
@@ -59,19 +63,23 @@ def findings(spec: Spec, agents: tuple[Agent, ...], where: Places, now: datetime
         yield from caught(secrets.name, lambda: sopsnix.findings(secrets, agents))
     if not broken:
         yield from caught(str(places.LOCK), lambda: drift.town(spec, where, lock))
+        yield from caught(str(places.LOCK), lambda: locked.findings(spec, lock, now))
         yield from caught(str(places.IDENTITIES), lambda: drift.leftovers(spec, where, lock))
+        if private.readable(secrets):
+            yield from drift.private_halves(spec, secrets, lock)
     for doubt in settings.doubts(agents):
         yield Finding("warning", doubt.where, doubt.what, doubt.cure)
     for agent in agents:
         yield from _agent(spec, agent, where, found, now, broken=bool(broken))
     yield from private.findings(agents, found)
-    yield from caught(str(spec.file), lambda: clear.findings(spec, where, private.values(agents, secrets)))
+    yield from caught(str(spec.file), lambda: clear.findings(spec, where, lock, private.values(agents, secrets)))
 
 
 def _lock(where: Places) -> tuple[Lock, list[Finding]]:
     """The lock, and what keeps it from being read: then the keys are held against nothing."""
     try:
-        return finds.read_lock(where), []
+        lost = [] if where.path(places.LOCK).exists() else list(drift.lost_lock(where))
+        return finds.read_lock(where), lost
     except Failure as failure:
         return {}, [Finding("error", str(places.LOCK), failure.what, failure.hint)]
 

@@ -12,6 +12,8 @@ from identity.finding import Finding
 from identity.lock import Lock
 from identity.places import IDENTITIES, Places
 from identity.prompts import CODEX_READS
+from identity.revocation import Holder
+from identity.vault import Vault
 from town import files
 from town.spec import Agent, Spec
 from town.terminal import shell_word, shown
@@ -26,6 +28,15 @@ def unfinished(where: Places) -> Iterator[Finding]:
         run = journal.interrupted(where) or "gen --all"
         what = f"a run of identity {shown(run.split(' ')[0])} was interrupted"
         yield Finding("warning", str(places.JOURNAL), what, f"identity {shown(run)} finishes it")
+
+
+def lost_lock(where: Places) -> Iterator[Finding]:
+    """The lock is gone, and keys are there: made anew it would not know what was rotated or revoked."""
+    root = shell_word(os.path.abspath(where.root))
+    there = any(where.path(name).exists() for name in (places.ALLOWED_SIGNERS, places.REVOKED))
+    if there or any(where.path(IDENTITIES).glob("*/*.pub")) or any(where.path(IDENTITIES).glob("*/gpg.asc")):
+        cure = f"bring back the last good one: git -C {root} checkout HEAD -- {places.LOCK}"
+        yield Finding("error", str(places.LOCK), "is not there, and there are keys that it names", cure)
 
 
 def town(spec: Spec, where: Places, lock: Lock) -> Iterator[Finding]:
@@ -90,12 +101,14 @@ def leftovers(spec: Spec, where: Places, lock: Lock) -> Iterator[Finding]:
             continue
         made = _made(spec, agents.get(folder.name), lock, folder.name)
         left = [name for name in _names(folder) if name not in made]
+        if folder.name in agents and folder.name not in lock:
+            left = [name for name in left if _half(name)]  # what has a reason to be there is not known
         if left and folder.name not in agents:
-            yield _gone(folder.name, left, folder.name in lock)
+            yield _gone(folder, left, folder.name in lock)
         else:
             yield from (_left(folder, name) for name in left)
-        if folder.name not in agents and folder.name in lock:
-            yield from public.history(folder.name, where, lock[folder.name])
+        if folder.name not in agents and (lock or where.path(places.LOCK).exists()):
+            yield from public.history(folder.name, where, lock.get(folder.name, locks.Entry("")))
 
 
 def _made(spec: Spec, agent: Agent | None, lock: Lock, name: str) -> set[str]:
@@ -112,18 +125,43 @@ def _names(folder: Path) -> Iterator[str]:
         yield from (os.path.relpath(os.path.join(place, name), folder) for name in sorted(names))
 
 
-def _gone(name: str, left: list[str], known: bool) -> Finding:
-    where = str(IDENTITIES / name)
+def _gone(folder: Path, left: list[str], known: bool) -> Finding:
     stay = ". Its public keys stay: what it signed still verifies" if known else ""
-    cure = f"git rm {' '.join(shell_word(f'{where}/{one}') for one in left[:20])}{' …' if len(left) > 20 else ''}{stay}"
-    return Finding("warning", where, f"the spec has no agent {shown(name)}, and there is {shown(left[0])}", cure)
+    what = f"the spec has no agent {shown(folder.name)}, and there is {shown(left[0])}"
+    return Finding("warning", str(IDENTITIES / folder.name), what, _remove(folder, left) + stay)
 
 
 def _left(folder: Path, name: str) -> Finding:
     where = str(IDENTITIES / folder.name / name)
-    if os.path.basename(name).startswith(".") and name.endswith(".new"):
+    if _half(name):
         return Finding("warning", where, "a run that was killed left it", "the next identity gen removes it")
-    return Finding("warning", where, "nothing of the spec makes it any more", f"git rm {shell_word(where)}")
+    return Finding("warning", where, "nothing of the spec makes it any more", _remove(folder, [name]))
+
+
+def _half(name: str) -> bool:
+    return os.path.basename(name).startswith(".") and name.endswith(".new")
+
+
+def _remove(folder: Path, names: list[str]) -> str:
+    """The command, for any current directory, and whether git tracks the files, or is there at all, or not."""
+    words = " ".join(shell_word(os.path.abspath(folder / one)) for one in names[:20])
+    return f"rm {words}{' …' if len(names) > 20 else ''}"
+
+
+def private_halves(spec: Spec, secrets: Vault, lock: Lock) -> Iterator[Finding]:
+    """What the secrets file still has of agents that left the spec: each host opens it. Names only."""
+    read = {path for agent in spec.agents for path in _paths(agent)}
+    for name in sorted(set(lock) - {agent.name for agent in spec.agents}):
+        holder = Holder(name, None)
+        if left := [one for one in (holder.ssh_path, holder.gpg_path) if one in secrets.names - read]:
+            what = f"the spec has no agent {shown(name)}, and there is the private half of its key: {', '.join(left)}"
+            cure = f"take it out, with: sops edit {shell_word(os.path.abspath(secrets.path))}"
+            yield Finding("warning", secrets.name, what, cure)
+
+
+def _paths(agent: Agent) -> Iterator[str]:
+    own = agent.secrets
+    yield from (own.ssh_key, *([] if own.gpg_key is None else [own.gpg_key]), *(path for _, path in own.extra))
 
 
 def read(where: Places, name: str) -> bytes | None:

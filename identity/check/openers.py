@@ -8,13 +8,13 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from identity import lost, plan, readers
+from identity import audience, host, lost, plan, readers
 from identity.finding import Finding, caught
 from identity.lock import Lock
 from identity.places import Places
 from identity.vault import Vault
-from town import files, sops
-from town.failure import Failure, Unsafe
+from town import sops
+from town.failure import Failure
 from town.sops import metadata, nodes, plainform
 from town.spec import Recipients, Spec
 from town.terminal import shown
@@ -40,10 +40,13 @@ def _secrets(spec: Spec, where: Places, lock: Lock, vault: Vault) -> Iterator[Fi
     if wanted is not None:
         yield from readers.recipients(vault, wanted.humans, tuple(one for _, one in wanted.hosts))
         yield from _groups(vault, wanted)
-        yield from _named_as_this_machine(spec, wanted)
+        named = canonical(wanted.all)
         yield from _other_rules(where, vault, where.secrets, wanted.all)
     else:
         yield from _by_rules(where, vault, where.secrets)
+        named = canonical(sops.creation_recipients(where.path(where.secrets), start=where.root) or ())
+    if not audience.this_machine(spec) & named:
+        yield from _opens_here(spec, vault)
 
 
 def _recovery(spec: Spec, where: Places, lock: Lock, vault: Vault) -> Iterator[Finding]:
@@ -60,6 +63,7 @@ def _recovery(spec: Spec, where: Places, lock: Lock, vault: Vault) -> Iterator[F
         yield from _other_rules(where, vault, where.recovery, wanted.humans)
     else:
         yield from _by_rules(where, vault, where.recovery)
+        yield from _one_rule(where)
     yield from _this_machine(spec, vault)
 
 
@@ -111,6 +115,14 @@ def _by_rules(where: Places, vault: Vault, file: Path) -> Iterator[Finding]:
         yield Finding("warning", vault.name, f"{shown(one)} can open it, and .sops.yaml does not name it", readers.SYNC)
 
 
+def _one_rule(where: Places) -> Iterator[Finding]:
+    """One rule for both files cannot name a machine and keep it from the recovery file."""
+    if (rule := audience.one_rule(where)) is not None:
+        files = f"{shown(str(where.secrets))} and for {shown(str(where.recovery))}"
+        what = f"creation_rules[{rule.position}] is for {files}, which is for humans only"
+        yield Finding("warning", ".sops.yaml", what, audience.own_rule(where, rule))
+
+
 def _humans_of_recovery(secrets: Vault, recovery: Vault) -> Iterator[Finding]:
     """.sops.yaml does not say who is human: those are who can open the recovery file."""
     if secrets.data is None or recovery.data is None:
@@ -126,26 +138,27 @@ def _this_machine(spec: Spec, vault: Vault) -> Iterator[Finding]:
     assert vault.data is not None
     wanted = spec.town.recipients or Recipients(())
     known = canonical(wanted.all)  # of a host of the spec it is said already, and a human may use the machine's key
-    for one in canonical(sops.recipients_of(vault.data, str(vault.path))) & _own_recipients(spec) - known:
+    for one in canonical(sops.recipients_of(vault.data, str(vault.path))) & audience.this_machine(spec) - known:
         what = f"the key of this machine opens it ({shown(one)}): it is for humans only"
         yield Finding("error", vault.name, what, "take that recipient out of its rule, and rotate what is in the file")
 
 
-def _named_as_this_machine(spec: Spec, wanted: Recipients) -> Iterator[Finding]:
-    """A host of the spec that is called as this machine has the key that lies here, if it can be read."""
-    name, own = os.uname().nodename.partition(".")[0], _own_recipients(spec)
-    meant = canonical([dict(wanted.hosts)[name]]) if name in dict(wanted.hosts) else set()
-    if own and any(one.startswith("age1") for one in meant - own):
-        what = f"town.recipients.hosts.{name} is not the key of this machine: install would fail here"
-        yield Finding("warning", str(spec.file), what, f"identity recipients add --host {name} {min(own)}")
+def _opens_here(spec: Spec, vault: Vault) -> Iterator[Finding]:
+    """The key that lies here, if it can be read, opens the secrets. Whom the spec or .sops.yaml names was told of."""
+    assert vault.data is not None
+    own, key = audience.this_machine(spec), spec.town.host_key
+    if not own or key.gnupg is not None or own & canonical(sops.recipients_of(vault.data, str(vault.path))):
+        return
+    if os.path.lexists(key.age) or _is_of_the_town(spec):
+        one = min(own)
+        what = f"the key of this machine ({one}) cannot open it: install fails here"
+        yield Finding("warning", vault.name, what, host.joins(spec, one))
 
 
-def _own_recipients(spec: Spec) -> set[str]:
-    """What the machine's own key is as a recipient; empty when it cannot be read here. OpenPGP keys are not asked."""
-    try:
-        return set(sops.Keys.of_host(spec.town.host_key._replace(gnupg=None)).recipients)
-    except (files.Unreadable, Unsafe, sops.NoKey):
-        return set()
+def _is_of_the_town(spec: Spec) -> bool:
+    """Whether agents live here: every machine has an SSH key, and only `host init` makes the other."""
+    hosts = () if spec.town.recipients is None else spec.town.recipients.hosts
+    return spec.town.agents_dir.is_dir() or host.host_name() in dict(hosts)
 
 
 def canonical(recipients: Iterable[str]) -> set[str]:

@@ -1,18 +1,18 @@
 """The public halves of an agent's keys: whether they are there, agree with the lock, and will last."""
 
+import os
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from identity import lost, mismatch, places
+from identity import lost, mismatch, places, strangers, tree
 from identity.finding import Finding, Level
 from identity.found import Public
 from identity.keys import openpgp
 from identity.lock import Entry, Lock
 from identity.places import Places
 from identity.vault import Vault
-from town import files
 from town.spec import Agent
-from town.terminal import shown
+from town.terminal import shell_word, shown
 
 _SOON = timedelta(days=30)
 _LIMIT = 1 << 20  # bytes of gpg.asc
@@ -35,13 +35,14 @@ def findings(agent: Agent, where: Places, lock: Lock, public: Public, now: datet
 
 
 def history(name: str, where: Places, entry: Entry) -> Iterator[Finding]:
-    """gpg.asc judges all that an agent ever signed: it has every key of the lock, and says which were revoked.
+    """gpg.asc judges all that an agent ever signed: it has all keys of the lock, no other, and says which were revoked.
 
-    Raises BadKey.
+    Raises BadKey, tree.Linked.
     """
     file = str(places.IDENTITIES / name / "gpg.asc")
-    path = where.path(file)
-    text = files.read_bounded(path, _LIMIT).decode("utf-8", "replace") if path.exists() else ""
+    text = (tree.read(where, file, _LIMIT) or b"").decode("utf-8", "replace")
+    for what in strangers.found(text, file, entry) if text else ():
+        yield Finding("error", file, what, strangers.cure(file))
     there = {
         (key[0].fingerprint, part.fingerprint): key[0].revoked or part.revoked
         for key in (openpgp.keys(text, file) if text else []) for part in key[1:]
@@ -50,10 +51,14 @@ def history(name: str, where: Places, entry: Entry) -> Iterator[Finding]:
         one = (kept.key.primary, kept.key.signing)
         if one not in there:
             what = f"lacks the key {kept.key.signing} that keys.lock.toml names: what it signed does not verify"
-            yield Finding("error", file, what, "bring it back from git: git log -p identities/")
+            yield Finding("error", file, what, _history(where))
         elif kept.revoked is not None and not there[one]:
             what = f"does not say that the key {kept.key.signing} was revoked, as keys.lock.toml does"
-            yield Finding("error", file, what, "bring it back from git: git log -p identities/")
+            yield Finding("error", file, what, _history(where))
+
+
+def _history(where: Places) -> str:
+    return f"bring it back from git: git -C {shell_word(os.path.abspath(where.root))} log -p {places.IDENTITIES}/"
 
 
 def missing_values(agent: Agent, where: Places, lock: Lock, secrets: Vault) -> Iterator[Finding]:
@@ -62,7 +67,8 @@ def missing_values(agent: Agent, where: Places, lock: Lock, secrets: Vault) -> I
     for path, revoked in _own(agent, entry):
         if path in secrets.names and revoked:
             what = f"{secrets.name} still has {shown(path)}, the private half of a key that was revoked"
-            yield Finding("error", agent.name, what, f"take it out, with: sops edit {shown(secrets.name)}")
+            cure = f"take it out, with: sops edit {shell_word(os.path.abspath(secrets.path))}"
+            yield Finding("error", agent.name, what, cure)
         elif path not in secrets.names and not revoked:
             cure = lost.key(secrets.name, agent, _known(agent, path, where, entry))
             yield Finding("error", agent.name, f"{secrets.name} has no {shown(path)}", cure)
@@ -124,7 +130,7 @@ def _encryption(agent: Agent, public: Public) -> Iterator[Finding]:
 def _address(agent: Agent, where: Places) -> Iterator[Finding]:
     """Forges call a signature unverified when no user id of its key has the address of the commit."""
     name = places.gpg_public(agent)
-    armored = files.read_bounded(where.path(name), _LIMIT).decode("utf-8", "replace")
+    armored = (tree.read(where, name, _LIMIT) or b"").decode("utf-8", "replace")
     found = [body.decode("utf-8", "replace") for tag, body in openpgp.packets(armored, str(name)) if tag == _USER_ID]
     if not any(f"<{agent.git.email}>".lower() in one.lower() for one in found):
         yield Finding(

@@ -4,6 +4,7 @@ Facts of sops-nix as of June 2026, found by building and activating with its own
 read without a key.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class _File:
             yield Finding(
                 "warning", self.vault.name,
                 f"line {key.line}: the key {shown(name)} has a slash in it: neither sops-nix nor identity finds it",
-                f"nest it, with: sops edit {shell_word(str(self.vault.path))}",
+                f"nest it, with: sops edit {shell_word(os.path.abspath(self.vault.path))}",
             )  # fmt: skip
         for inner, value in below.items if isinstance(below, Mapping) else ():
             yield from self._key(inner, value)
@@ -88,7 +89,7 @@ class _File:
                 "error", agent.name,
                 f"{shown(path)} in {self.vault.name} is {what}, and not text: sops-nix takes that at build and fails "
                 "at boot",
-                f"put it in quotes, with: sops edit {shell_word(str(self.vault.path))}",
+                f"put it in quotes, with: sops edit {shell_word(os.path.abspath(self.vault.path))}",
             )  # fmt: skip
 
 

@@ -1,27 +1,27 @@
 """The texts that git would track below a directory: what lies there, and what is staged. Without git: what others read.
 
-git is asked with the person's own configuration, for its list of ignored files is part of the answer. It runs no
-program that a repository names, fetches nothing and writes nothing. No symlink is followed.
+Where git should be asked and cannot be, every file is a text: what it would leave out is not known then. No symlink is
+followed.
 """
 
 import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-from town import files, kernel, process
+from identity.check import repository
+from identity.check.repository import Repository, Staged
+from town import files, kernel
 from town.failure import ToolFailed, ToolMissing
 
 ATTRIBUTE = "identity-clear"  # in .gitattributes: what stands in clear there is meant to
-_EACH, _ALL = 4 << 20, 128 << 20  # bytes
+_EACH, _ALL, _STAGED = 64 << 20, 1 << 30, 128 << 20  # bytes; what is staged is held in memory
 _SECONDS = 20.0
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
-_LINK, _MODULE = b"120000", b"160000"  # git's modes of what is no file
-_KEPT = ("HOME", "XDG_CONFIG_HOME", "SUDO_UID")  # whose configuration, and whom git takes root for
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,90 +39,109 @@ class Tree:
 
     folder: Path
     skip: Sequence[Path] = ()  # directories of agents: no part of the tree
+    beside: Sequence[Path] | None = ()  # that are gone through too; None: what is staged elsewhere was looked at
     no_git: str = ""  # why git could not be asked, where it should have been
+    git_cure: str = ""
     large: set[bytes] = field(default_factory=set)  # files that were not looked at to their end
     left: int = 0  # at least so many files were not looked at
+    late: int = 0  # at least so many, because there is more than the bounds allow
+    index: bool = True  # whether what is staged is known
     _spent: int = 0
     _until: float = field(default_factory=lambda: monotonic() + _SECONDS)
 
     def texts(self) -> Iterator[Text]:
-        """Every text, files before what is staged, as far as the bounds go."""
+        """Every text, files before what is staged, the small ones first, as far as the bounds go.
+
+        Much that is large hides nothing so: keys and tokens are small.
+        """
         with files.opened(os.open(self.folder, files.DIRECTORY & ~os.O_NOFOLLOW)) as folder:
             staged = self._staged()
             if staged is None:
-                for name in self._walk():
-                    yield from self._file(folder, name, public_only=True)
+                for name in _by_size(folder, self._walk()):
+                    yield from self._file(folder, name, public_only=not self.no_git)
                 return
-            different = []
-            for name, ids in staged.items():
+            different = list[Staged]()
+            for name in _by_size(folder, [*staged, *self._others(staged)]):
                 lies = next(self._file(folder, name), None)
-                different += [(name, one) for one in ids if lies is None or one != _blob_id(lies.data, one)]
+                for one in staged.get(name, ()):
+                    if lies is None or one != _blob_id(lies.data, one):
+                        different.append((name, one))
                 if lies is not None:
                     yield lies
-            for name in self._others():
-                yield from self._file(folder, name)
-            yield from self._blobs(different)
+            yield from self._blobs([*different, *self._elsewhere()])
 
     def meant(self, names: Sequence[bytes]) -> set[bytes]:
         """Those of the names that .gitattributes marks: what is in clear there is meant to be."""
-        if not names or self.no_git or not _in_a_work_tree(self.folder):
+        if not names or self.no_git or repository.top(self.folder) is None:
             return set()
-        said = self._git("check-attr", "-z", "--stdin", ATTRIBUTE, feed=b"".join(name + b"\0" for name in names))
-        words = said.split(b"\0")
-        return {words[at] for at in range(0, len(words) - 2, 3) if words[at + 2] == b"set"}
+        try:
+            return self._git.marked(names, ATTRIBUTE)
+        except ToolFailed as failure:
+            self.no_git, self.git_cure = failure.what, repository.cure(self.folder, failure)
+            return set()
+
+    @property
+    def _git(self) -> Repository:
+        return Repository(self.folder)
 
     def _staged(self) -> dict[bytes, list[bytes]] | None:
         """Names in git's index with the ids of their blobs; None where git is not asked or does not answer."""
-        if not _in_a_work_tree(self.folder):
-            return None
-        try:
-            said = self._git("ls-files", "-z", "--stage")
-        except (ToolFailed, ToolMissing) as failure:
-            self.no_git = failure.what
+        if repository.top(self.folder) is None:
             return None
         found: dict[bytes, list[bytes]] = {}
-        for entry in said.split(b"\0")[:-1]:
-            (mode, blob, _), name = entry.split(b"\t", 1)[0].split(b" "), entry.split(b"\t", 1)[1]
-            if mode not in (_LINK, _MODULE) and self._wanted(name):
-                found.setdefault(name, []).append(blob)
+        try:
+            for name, blob in self._git.index():
+                if self._wanted(name):
+                    found.setdefault(name, []).append(blob)
+        except (ToolFailed, ToolMissing) as failure:
+            self.no_git, self.git_cure = failure.what, repository.cure(self.folder, failure)
+            self.index = False
+            return None
         return found
 
-    def _others(self) -> list[bytes]:
-        said = self._git("ls-files", "-z", "--others", "--exclude-standard")
-        return [name for name in said.split(b"\0")[:-1] if self._wanted(name)]  # other repositories: directories
+    def _others(self, staged: Collection[bytes]) -> list[bytes]:
+        """What git would add; where it does not tell, all that it does not track."""
+        try:
+            return [name for name in self._git.others() if self._wanted(name)]
+        except ToolFailed as failure:
+            self.no_git, self.git_cure = failure.what, repository.cure(self.folder, failure)
+            return [name for name in self._walk() if name not in staged]
+
+    def _elsewhere(self) -> Iterator[Staged]:
+        if self.beside is None:
+            return
+        for name, blob in self._git.elsewhere():
+            path = self.path(name)
+            if self._wanted(name) and not any(path.is_relative_to(one) for one in self.beside):
+                yield name, blob
 
     def _wanted(self, name: bytes) -> bool:
-        path = self.folder / os.fsdecode(name)
+        path = self.path(name)
         return not any(path.is_relative_to(one) for one in self.skip)
 
-    def _git(self, *words: str, feed: bytes = b"") -> bytes:
-        env = {name: os.environ[name] for name in _KEPT if name in os.environ} | {
-            "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_ALLOW_PROTOCOL": "none", "GIT_TERMINAL_PROMPT": "0",
-        }  # fmt: skip
-        if (index := _index_of_hook(self.folder)) is not None:
-            env["GIT_INDEX_FILE"] = index
-        return process.run(["git", "-c", "core.fsmonitor=", *words], feed=feed, env=env, cwd=self.folder).out
+    def path(self, name: bytes) -> Path:
+        """Where a text lies, or would lie."""
+        return Path(os.path.normpath(self.folder / os.fsdecode(name)))
 
-    def _blobs(self, wanted: list[tuple[bytes, bytes]]) -> Iterator[Text]:
+    def _blobs(self, wanted: list[Staged]) -> Iterator[Text]:
         """What is staged, from git's store: in one run, of at most as much as may still be looked at."""
         if not wanted:
             return
-        asked = b"".join(one + b"\n" for _, one in wanted)
-        sizes = [line.split(b" ") for line in self._git("cat-file", "--batch-check", feed=asked).splitlines()]
-        chosen = []
-        for (name, one), said in zip(wanted, sizes, strict=True):
-            size = int(said[2]) if len(said) == 3 and said[1] == b"blob" else None
-            if size is not None and size > _EACH:
-                self.large.add(name)
-            elif size is not None and self._take(size):
-                chosen.append((name, one, size))
-            else:
+        chosen, names, held = list[tuple[bytes, int]](), list[bytes](), 0
+        sized = zip(self._git.sizes([one for _, one in wanted]), wanted, strict=True)
+        for size, (name, one) in sorted(sized, key=lambda each: (each[0] or 0, each[1])):
+            held += size or 0
+            if size is None:
                 self.left += 1
-        held, at = self._git("cat-file", "--batch", feed=b"".join(one + b"\n" for _, one, _ in chosen)), 0
-        for name, _, size in chosen:
-            at = held.index(b"\n", at) + 1
-            yield Text(name, held[at : at + size], staged=True)
-            at += size + 1
+            elif size > _EACH:
+                self.large.add(name)
+            elif held <= _STAGED and self._take(size):
+                chosen.append((one, size))
+                names.append(name)
+            else:
+                self.late += 1
+        for name, data in zip(names, self._git.blobs(chosen), strict=True):
+            yield Text(name, data, staged=True)
 
     def _file(self, folder: int, name: bytes, *, public_only: bool = False) -> Iterator[Text]:
         """The text of a regular file; nothing for anything else, nor (with `public_only`) for its owner's alone."""
@@ -132,7 +151,7 @@ class Tree:
                 if not stat.S_ISREG(found.st_mode) or (public_only and not found.st_mode & 0o044):
                     return
                 if not self._take(min(found.st_size, _EACH)):
-                    self.left += 1
+                    self.late += 1
                     return
                 if found.st_size > _EACH:
                     self.large.add(name)
@@ -157,22 +176,18 @@ class Tree:
             for name in sorted(names):
                 yield os.path.relpath(os.path.join(place, name), top)
             if monotonic() >= self._until:
-                self.left += 1
+                self.late += 1
                 return
 
 
-def _in_a_work_tree(folder: Path) -> bool:
-    here = Path(os.path.abspath(folder))
-    return any((above / ".git").exists() for above in (here, *here.parents))
+def _by_size(folder: int, names: Iterable[bytes]) -> list[bytes]:
+    def size(name: bytes) -> tuple[int, bytes]:
+        try:
+            return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size, name
+        except OSError:
+            return 0, name
 
-
-def _index_of_hook(folder: Path) -> str | None:
-    """The index that a commit under way is made from, when this runs as its hook: `commit -a` has one of its own."""
-    if not (named := os.environ.get("GIT_INDEX_FILE")):
-        return None
-    index = Path(os.path.realpath(named))  # git gives it relative to the top of the work tree, where hooks run
-    here = Path(os.path.realpath(folder))
-    return str(index) if any(index.is_relative_to(above / ".git") for above in (here, *here.parents)) else None
+    return sorted(names, key=size)
 
 
 def _blob_id(data: bytes, like: bytes) -> bytes:

@@ -12,7 +12,7 @@ from identity.halves import BadKey
 from identity.keys import openpgp
 from identity.keys.home import NoMemory, in_memory, throw_away_home
 from town import process
-from town.failure import ToolFailed
+from town.failure import ToolFailed, ToolMissing
 from town.terminal import shown
 
 __all__ = ["NoMemory", "in_memory", "throw_away_home"]  # of every use of gpg
@@ -98,7 +98,10 @@ def _gnupg(home: Path):  # type: ignore[no-untyped-def]  # python-gnupg has no t
     import gnupg
 
     logging.getLogger("gnupg").setLevel(logging.WARNING)  # at DEBUG it logs the bytes of secret keys
-    gpg = gnupg.GPG(gnupghome=str(home), env=process.environment({"GNUPGHOME": str(home)}))
+    try:
+        gpg = gnupg.GPG(gnupghome=str(home), env=process.environment({"GNUPGHOME": str(home)}))
+    except OSError as error:
+        raise ToolMissing("gpg, which makes OpenPGP keys, cannot be run", hint="install gnupg") from error
     gpg.encoding = "utf-8"  # its default is latin-1
     return gpg
 

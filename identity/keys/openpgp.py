@@ -19,6 +19,7 @@ _SIGNS, _ENCRYPTS = 0x02, 0x0C
 _MADE, _KEY_EXPIRES, _KEY_FLAGS = 2, 9, 27
 # Octets of public key material by algorithm that GnuPG makes for ed25519 and cv25519: an OID, then MPIs.
 _EDDSA, _ECDH, _ECDSA = 22, 18, 19
+_ED25519 = bytes.fromhex("092b06010401da470f01")  # its OID, with the length before it
 _MPIS = {1: 2, 2: 2, 3: 2, 16: 3, 17: 4}
 
 
@@ -78,6 +79,15 @@ def signing(key: list[Part]) -> list[Part]:
     return [part for part in key if part.signs and not part.primary]
 
 
+def older(armored: str, used: GpgKey) -> list[GpgKey]:
+    """The other signing subkeys of the key in use, but for those that were revoked. Raises BadKey."""
+    return [
+        GpgKey(used.primary, part.fingerprint, part.created, part.expires)
+        for key in keys(armored, "gpg.asc") if key[0].fingerprint == used.primary
+        for part in signing(key) if part.fingerprint != used.signing and not part.revoked
+    ]  # fmt: skip
+
+
 def encrypts(armored: str, name: str) -> bool:
     """Whether a key that was not revoked has a subkey that others can encrypt to. Raises BadKey."""
     found = [part for key in keys(armored, name) if not key[0].revoked for part in key[1:]]
@@ -99,6 +109,27 @@ def packets(armored: str, name: str) -> list[tuple[int, bytes]]:
     """Every packet as its tag and its body, signatures included: two texts of one key are compared by them."""
     parts(armored, name)
     return list(_packets(dearmored(armored)))
+
+
+def private_belongs(armored: str, name: str) -> bool | None:
+    """Whether the private numbers of a primary key give its public ones; None where it is not ed25519, or protected.
+
+    Raises BadKey.
+    """
+    tag, body = packets(armored, name)[0]
+    public = body[: _public_size(body)]
+    private = body[len(public) :]
+    if tag != _SECRET or _is_stub(private):
+        return False
+    if body[5] != _EDDSA or body[6 : 7 + body[6]] != _ED25519 or private[0] != 0:
+        return None
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    # Usage 0, the seed as an MPI, a checksum; the point is an MPI that begins with 0x40.
+    seed = private[3 : _after_mpi(private, 1)].rjust(32, b"\0")
+    return (
+        len(seed) == 32 and Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw() == public[-32:]
+    )
 
 
 def _parts(data: bytes) -> list[Part]:

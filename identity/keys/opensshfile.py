@@ -63,6 +63,6 @@ def _other(text: str, name: str) -> BadKey:
         cure = "convert it: puttygen FILE -O private-openssh-new -o KEY"
         return BadKey(f"{shown(name)} is in PuTTY's form, not in OpenSSH's", hint=cure)
     if text.startswith("-----BEGIN ") and "PRIVATE KEY-----" in text:
-        cure = f"ssh-keygen -p -N '' -f COPY writes it in OpenSSH's form; {_TAKES}"
+        cure = f"ssh-keygen -p -N '' -f COPY writes some forms in OpenSSH's; {_TAKES}, so let gen make a new one else"
         return BadKey(f"{shown(name)} is no private key in OpenSSH form", hint=cure)
     return BadKey(f"{shown(name)} holds no private SSH key", hint="name a file as ssh-keygen -t ed25519 makes it")

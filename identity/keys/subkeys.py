@@ -6,7 +6,6 @@ gives all of it back, so that what was signed once can still be judged from that
 
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from identity.halves import BadKey
@@ -36,6 +35,7 @@ def rotated(home: Path, whole: str, published: str) -> Changed:
     """
     key = _taken(home, whole, published)
     primary = key[0].fingerprint
+    _refuse_future(key)
     _wait_past(max(part.created.timestamp() for part in key))
     gpg.add_signing(home, primary)
     for part in (part for part in key[1:] if not part.revoked):
@@ -89,6 +89,7 @@ def succeeded(home: Path, name: str, email: str, published: str, *, encryption: 
 def _taken(home: Path, whole: str, published: str) -> list[openpgp.Part]:
     """The key as the home has it now: of the recovery file, with all subkeys that were published."""
     (key,) = openpgp.keys(whole, "the key in the recovery file")
+    _refuse_future(key)
     gpg.take(home, published, "gpg.asc")
     gpg.take(home, whole, "the key in the recovery file")
     if not key[0].secret:
@@ -122,13 +123,16 @@ def _expire(home: Path, primary: str, when: str, subkey: str) -> None:
     gpg.run(home, "--quick-set-expire", primary, when, subkey)
 
 
-def _wait_past(second: float) -> None:
-    # gpg takes the newest subkey by a time in seconds: of two that are equally old it would take either.
-    if second > time.time() + _SKEW:
-        made = datetime.fromtimestamp(second, UTC)
+def _refuse_future(key: list[openpgp.Part]) -> None:
+    made = max(part.created for part in key)
+    if made.timestamp() > time.time() + _SKEW:
         raise BadKey(
             f"the newest subkey was made on {made:%Y-%m-%d at %H:%M:%S} UTC, which this machine has yet to reach",
             hint="set its clock: gpg takes the newest subkey, and a new one would be older",
         )
+
+
+def _wait_past(second: float) -> None:
+    # gpg takes the newest subkey by a time in seconds: of two that are equally old it would take either.
     while time.time() < second + 1:
         time.sleep(0.02)

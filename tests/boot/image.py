@@ -34,6 +34,11 @@ PACKAGES = (
     "python3",
     "libbtrfsutil1",
     "btrfs-progs",
+    # what agents sign with, and what they sign
+    "gpg",
+    "gpg-agent",
+    "git",
+    "openssh-client",
     # the boot: dracut-core lives beside initramfs-tools, dracut does not
     "linux-image-cloud-amd64",
     "dracut-core",

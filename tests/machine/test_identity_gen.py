@@ -495,7 +495,10 @@ def test_a_journal_that_names_another_file_is_refused(town: Town, capsys: pytest
     (town.root / "identities").mkdir()
     for name in ("town.toml", "identities/../town.toml", "/etc/nuketown-test"):
         record = {"version": 1, "writes": [{"name": name, "before": None, "text": "x"}]}
-        (town.root / "identities/.gen.journal").write_text(json.dumps(record))
+        journal = town.root / "identities/.gen.journal"
+        journal.unlink(missing_ok=True)
+        journal.write_text(json.dumps(record))
+        journal.chmod(0o400)
         assert town.identity("gen", "--all") == 1
         assert "no file of identity" in capsys.readouterr().err
     assert not Path("/etc/nuketown-test").exists()

@@ -317,3 +317,25 @@ def _moments(ran: Callable[[], object]) -> range:
     """Some moments of a run, its whole length: more of them in a full run of the tests."""
     calls = killing.count(ran)
     return range(0, calls, max(1, calls // times(8)))
+
+
+def test_every_signing_subkey_of_a_brought_key_is_named_in_the_lock(town: Town, tmp_path: Path) -> None:
+    with gpg.throw_away_home() as home:
+        _gpg(home, "--quick-gen-key", "Ada <ada@signi.local>", "ed25519", "cert", "never")
+        primary = _fingerprint(home)
+        _gpg(home, "--quick-add-key", primary, "ed25519", "sign", "1y")
+        _gpg(home, "--quick-add-key", primary, "ed25519", "sign", "1y")
+        _gpg(home, "--quick-add-key", primary, "ed25519", "auth", "1y")
+        (tmp_path / "three.asc").write_bytes(_gpg(home, "--armor", "--export-secret-keys"))
+    assert town.identity("import", "ada", "--gpg", str(tmp_path / "three.asc")) == 0
+    (tmp_path / "three.asc").unlink()
+    lock = (town.root / "identities/keys.lock.toml").read_text()
+    signing = [part.fingerprint for part in openpgp.parts(_published(town), "gpg.asc") if part.signs]
+    assert len(signing) == 2
+    assert all(one in lock for one in signing)
+    assert town.identity("gen", "--all") == 0
+    assert town.identity("check") == 0
+
+
+def _published(town: Town) -> str:
+    return (town.root / "identities/ada/gpg.asc").read_text()

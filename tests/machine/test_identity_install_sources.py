@@ -1,8 +1,10 @@
 """install finds what opens the secrets; takes away what the spec no longer has; leaves what others bring."""
 
 import json
+import os
 import shutil
 import stat
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from tests.machine.homeinstalls import ADA, Town, argv, env, made, respell, script, town, wrote
 from town import sops
+from town.failure import ToolFailed
 from town.process import Done, run
 
 pytestmark = pytest.mark.root
@@ -215,6 +218,24 @@ def test_no_configuration_in_a_kept_keyring_runs_a_program_or_stops_the_import(t
     assert len(list((keys / "private-keys-v1.d").iterdir())) == 1
 
 
+def test_a_lock_in_a_kept_keyring_goes_unless_a_process_of_the_agents_on_this_machine_holds_it(town: Town) -> None:
+    town.installed()
+    keys, here = town.home("ada") / ".gnupg", os.uname().nodename
+    with subprocess.Popen(["sleep", "infinity"], user=ADA.uid, group=ADA.gid) as works:
+        try:
+            held = {"held": f"{works.pid:10d}\n{here}\n", "elsewhere": f"{1:10d}\nnot-{here}\n", "no-lock": "x"}
+            gone = {"of-another": f"{1:10d}\n{here}\n", "of-nobody": f"{2**30:10d}\n{here}\n"}
+            for name, text in (held | gone).items():
+                wrote(keys / f"{name}.lock", text)
+            assert town.identity("install", "ada", "--dry-run").status == 0
+            assert len(list(keys.glob("*.lock"))) == 5
+            done = town.identity("install", "ada")
+        finally:
+            works.kill()
+    assert (done.status, done.err) == (0, b"")
+    assert {path.stem for path in keys.glob("*.lock")} == set(held)
+
+
 def test_an_interrupted_run_beside_the_spec_is_named_where_something_fails(town: Town) -> None:
     (town.root / "host.key").unlink()
     assert b"interrupted" not in town.identity("install", "vox").err
@@ -249,3 +270,27 @@ def test_an_agent_whose_key_was_revoked_gets_none_and_is_told_how_to_have_anothe
     assert b"identity rotate --spec" in done.err
     assert b"vox: removed .ssh/id_ed25519\n" in done.out
     assert list((town.home("vox") / ".ssh").iterdir()) == []
+
+
+def test_the_agents_own_gpg_knows_of_a_revocation(town: Town) -> None:
+    town.installed()
+    opens = env() | {"SOPS_AGE_KEY_FILE": str(town.root / "host.key")}
+    run([*argv(town.spec), "revoke", "ada", "--gpg"], env=opens)
+    assert town.identity("install", "ada").status == 0
+    assert _as_ada(town, "gpg", "--with-colons", "--list-keys").out.split(b"pub:")[1].startswith(b"r:")
+
+
+def test_a_false_gpg_agent_that_says_much_fills_no_memory(town: Town) -> None:
+    with pytest.raises(ToolFailed, match="said more than 1,000 bytes"):
+        run(["yes"], most=1000)
+    assert run(["cat"], feed=b"x" * 300_000, most=300_000).out == b"x" * 300_000
+    with pytest.raises(ToolFailed, match="did not finish"):
+        run(["sleep", "9"], most=10, timeout=0.2)
+
+
+def test_a_file_system_of_the_agents_over_its_home_is_not_opened(town: Town) -> None:
+    mounted = "mount -i -t fuse -o fd=9,rootmode=40000,user_id=0,group_id=0,allow_other none HOME 9<>/dev/fuse"
+    script_ = f'{mounted.replace("HOME", str(town.home("ada")))} && timeout 20 "$@" install ada'
+    done = script(town, script_, check=False)
+    assert b"is mounted over" in done.err, done
+    assert done.status == 1

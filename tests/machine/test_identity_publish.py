@@ -2,12 +2,15 @@
 
 import os
 import socket
+import ssl
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from identity import cli
+from identity import cli, publish_wire
 from identity.keys import gpg
 from tests.machine import forge as forges
 from tests.machine.forge import TOKEN, Forge, said
@@ -339,6 +342,43 @@ def test_an_account_that_keeps_another_key_than_was_sent_is_told(town: Town, for
     forge.instead = lambda method, _: said(201, {"id": 1, "key": other}) if method == "POST" else None
     assert town.publish(forge) == 1
     assert "keeps SHA256:" in town.err
+
+
+def test_a_login_that_repeats_the_token_is_not_printed(town: Town, forge: Forge) -> None:
+    forge.login = TOKEN
+    assert town.publish(forge) == 1
+    assert "something else" in town.err
+
+
+def test_a_page_of_more_keys_than_were_asked_for_is_no_page(town: Town, forge: Forge) -> None:
+    forge.instead = lambda _, path: said(200, [{"id": 1, "key": "x"}] * 101) if path == SSH else None
+    assert town.publish(forge) == 1
+    assert "something else" in town.err
+
+
+@pytest.mark.parametrize("drop", [b"HTTP/1.1 100 Continue\r\n\r\n", b"H", b"HTTP/1.1 200 OK\r\nX-A: b\r\n"])
+def test_an_answer_that_never_ends_is_given_up(
+    town: Town, forge: Forge, drop: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish_wire, "_SECONDS", 1.0)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(town.root / "forge/server.pem")
+    over = threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        with suppress(OSError), context.wrap_socket(listening.accept()[0], server_side=True) as line:
+            line.recv(65536)
+            while not over.wait(0.05):
+                line.sendall(drop)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, args=(listening,))
+        thread.start()
+        words = ("publish", "ada", "--github", "--token-file", str(town.token))
+        assert town.identity(*words, "--api", f"https://localhost:{listening.getsockname()[1]}") == 75
+        over.set()
+        thread.join()
+    assert "did not answer in time" in town.err
 
 
 def test_a_list_without_end_is_given_up(town: Town, forge: Forge) -> None:

@@ -63,6 +63,26 @@ def test_a_spec_that_the_environment_names_is_named_and_the_default_one_is_not(
     assert _hint("rollback", "--spec", str(cli.DEFAULT_SPEC), hint="persist sync", capsys=capsys) == "persist sync"
 
 
+def test_the_commands_of_a_hint_work_where_the_files_were_put(capsys: pytest.CaptureFixture[str]) -> None:
+    def hint(prog: str, *words: str) -> str:
+        def act(_: object) -> int:
+            raise Failure("x", hint="identity gen --all, then identity host init, then persist sync")
+
+        top, verbs = cli.parser(prog, "A test.")
+        cli.verb(verbs, "check", act, says="do it", example="x").add_argument("--out")
+        assert cli.run(prog, top, words) == 1
+        return capsys.readouterr().err.splitlines()[1].partition("hint: ")[2]
+
+    where = "--out '/a b'"
+    last = "then identity host init, then persist sync"
+    assert hint("identity", "check", "--out", "/a b") == f"identity gen {where} --all, {last}"
+    spec = "--spec /srv/t"
+    assert hint("identity", "check", "--out=/a b", "--spec", "/srv/t") == (
+        f"identity gen {spec} {where} --all, then identity host {spec} init, then persist sync {spec}"
+    )
+    assert hint("persist", "check", "--out", "/a b") == f"identity gen --all, {last}"  # something else, of its own
+
+
 def test_after_a_command_nothing_of_it_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     _hint("--spec", SPEC, "rollback", hint="x", capsys=capsys)
     assert again.with_spec("persist sync") == "persist sync"

@@ -11,6 +11,7 @@ import pytest
 
 from tests.unit.gnupghome import gnupg_home
 from town import sops
+from town.sops.recipients import bech32
 from town.sops.scalars import Time
 from town.sops.values import Sealer
 
@@ -345,3 +346,23 @@ def test_a_removal_finds_its_place_in_any_layout(layout: str, keys: sops.Keys) -
     rest = {key: value for key, value in document.tree["ada"].items() if key != "ssh-key"}
     assert sops.load(after, "f", keys).tree == ({"ada": rest} if rest else {})
     assert after.count(b"#") == layout.count("#") - layout.count("# behind")
+
+
+def test_more_sealed_comments_than_can_be_placed_are_refused(keys: sops.Keys) -> None:
+    text = made(keys, {f"m{number}": {"k": "v"} for number in range(500)}).data.decode()
+    comment = "#ENC[AES256_GCM,data:AAAA,iv:AAAA,tag:AAAA,type:comment]\n"
+    bogus = text.replace("m0:\n", comment * 500 + "m0:\n", 1)
+    document = sops.load(bogus.encode(), "f.yaml", keys)
+    with pytest.raises(sops.BadSopsFile, match="500 sealed comments among 501 maps"):
+        sops.rewrap(document, [HOST], now=LATER, fresh=True)
+
+
+def test_a_point_that_everybody_knows_the_key_of_is_no_recipient(keys: sops.Keys) -> None:
+    for low in (bytes(32), b"\1" + bytes(31), (2**255 - 20).to_bytes(32, "little")):
+        with pytest.raises(sops.BadRecipient, match="everybody knows"):
+            sops.canonical(bech32("age", low))
+
+
+def test_a_row_of_exclamation_marks_takes_no_time(keys: sops.Keys) -> None:
+    with pytest.raises(sops.BadSopsFile, match="exclamation marks"):
+        sops.load(b"a: " + b"!" * 1_000_000 + b" b\n", "f.yaml", keys)

@@ -15,6 +15,7 @@ from town.terminal import shown
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 64
+_MARKS = 1000  # exclamation marks in a row
 MAX_NODES = 20_000
 
 
@@ -64,6 +65,8 @@ def parse(data: bytes, name: str, *, aliases: bool = False) -> tuple[str, Mappin
     With `aliases` (configuration files) an alias stands for the node it names.
     """
     text = decoded(data, name)
+    if "!" * _MARKS in text:  # each costs the reader a look at all that follow
+        raise BadSopsFile(f"{shown(name)} has {_MARKS} exclamation marks in a row, which no such file has")
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 

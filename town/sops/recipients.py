@@ -61,7 +61,27 @@ def _age(text: str) -> str:
         raise BadRecipient(
             f"{_short(text)} is no age recipient: a character is wrong or missing", hint="copy it again, whole"
         ) from None
+    if _low_order(text):
+        raise BadRecipient(
+            f"{_short(text)} is a point that everybody knows the private key of", hint="age-keygen makes a real one"
+        )
     return text
+
+
+def _low_order(recipient: str) -> bool:
+    """Whether the X25519 point of an age recipient gives the same secret with every key (RFC 7748, section 6.1)."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+    values = [_ALPHABET.index(character) for character in recipient.rpartition("1")[2][:-6]]  # 6: the checksum
+    number = 0
+    for value in values:
+        number = number << 5 | value
+    point = (number >> len(values) * 5 % 8).to_bytes(len(values) * 5 // 8, "big")
+    try:
+        X25519PrivateKey.from_private_bytes(bytes(range(32))).exchange(X25519PublicKey.from_public_bytes(point))
+    except ValueError:
+        return True
+    return False
 
 
 def _age_of_ssh(text: str) -> str:

@@ -4,10 +4,13 @@ import re
 from collections.abc import Iterator
 
 from town.sops import editing, nodes, writing
-from town.sops.errors import Tampered
+from town.sops.errors import BadSopsFile, Tampered
 from town.sops.metadata import Metadata
 from town.sops.nodes import Mapping, Node, Scalar
 from town.sops.values import Path, Sealer, aad, place
+from town.terminal import shown
+
+_TRIES = 200_000  # a comment against a map, some 8 µs each
 
 _COMMENT = re.compile(r"#(ENC\[AES256_GCM,[A-Za-z0-9+/=:,]+,type:comment\])")
 
@@ -50,8 +53,15 @@ class _Walk:
         return editing.over(self.text, node, writing.quoted(sealed) if quoted else sealed)
 
     def comments(self) -> Iterator[editing.Edit]:
-        """After all nodes."""
-        for found in _COMMENT.finditer(self.text):
+        """After all nodes. Raises BadSopsFile."""
+        every = list(_COMMENT.finditer(self.text))
+        if len(every) * len(self.paths) > _TRIES:
+            raise BadSopsFile(
+                f"{shown(self.name)} has {len(every):,} sealed comments among {len(self.paths):,} maps: to find out "
+                "where each belongs would take too long",
+                hint="take comments out of it with: sops edit",
+            )
+        for found in every:
             inside = any(start <= found.start() < end for start, end in self.spans)
             if not inside and (sealed := self._comment(found[1])) is not None:
                 yield editing.Edit(found.start(1), found.end(1), sealed)
