@@ -1,4 +1,5 @@
-"""`make bench`: what the initrd grows by, the hook beside the bare ioctls, sync and restore beside restic and tar.
+"""`make bench`: what the initrd grows by, the hook beside bare ioctls, what quotas and `persist lost` cost, sync and
+restore beside peers.
 
 It runs on a private machine, as root. `python -m bench sync` (or PARTS="hook sync") runs some parts alone.
 
@@ -20,13 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import initrd
-from bench import hook, server, sync
+from bench import hook, lost, quota, server, sync
 from demo import private
 from demo.story import CHECKOUT
 from tests.boot import growth, image
 from town import files
 
-PARTS = ("initrd", "hook", "sync")
+PARTS = ("initrd", "hook", "quota", "lost", "sync")
 
 
 def main(argv: list[str]) -> int:
@@ -60,7 +61,12 @@ def _all(parts: list[str], images: int | None) -> int:
         Path(name).mkdir()
     # Not /proc/self: mkfs.btrfs, another process, looks there too.
     place = Path("/images") if images is None else Path(f"/proc/{os.getpid()}/fd/{images}")
-    run: dict[str, Callable[[], None]] = {"hook": hook.compare, "sync": lambda: sync.measure(place)}
+    run: dict[str, Callable[[], None]] = {
+        "hook": hook.compare,
+        "quota": quota.compare,
+        "lost": lambda: lost.measure(place),
+        "sync": lambda: sync.measure(place),
+    }
     for part in parts:
         run[part]()
     return 0

@@ -61,7 +61,23 @@ def open_(town: Spec, agent: Agent, *, force: bool = False) -> None:
         raise NotReady(f"{agent.name} stays out: {what}", hint=hint)
     for lack in lacking:
         cli.warn("persist", f"{agent.name}: opened all the same: {lack.what}", lack.cure)
+    _limit(town, agent, force=force)
     change(town, agent, opened=True)
+
+
+def _limit(town: Spec, agent: Agent, *, force: bool) -> None:
+    """The quota, which nothing holds the agent to while its account is closed. Raises Failure unless `force`."""
+    if agent.quota is None:
+        return
+    from persist import quota
+
+    try:
+        with ground.opened(town) as here:
+            quota.settle(town, agent, here, "now")
+    except Failure as failure:
+        if not force:
+            raise
+        cli.warn("persist", f"{agent.name}: opened all the same: {failure.what}", failure.hint)
 
 
 def names() -> tuple[str, ...]:

@@ -1,8 +1,10 @@
-"""One command at a time that makes or moves what is an agent's on this machine: restore, adopt, release, chown."""
+"""One command at a time that makes or moves what is an agent's on this machine: restore, snapshot, reset, release, …"""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from persist import running
 from persist.restore import origins
 from town import files, locks
 from town.failure import TryLater
@@ -15,7 +17,13 @@ class Busy(TryLater):
 
 @contextmanager
 def alone(spec: Spec, agent: Agent) -> Iterator[None]:
-    """Hold the lock that a restore of the agent takes. Raises Busy."""
-    busy = Busy(f"a restore of {agent.name}, or a command like it, is running", hint="wait for it, then try again")
-    with files.opened(origins.state(spec, "locks")) as directory, locks.held(directory, f"restore-{agent.name}", busy):
+    """Hold the lock that a restore of the agent takes. Raises Busy, which names who has it."""
+    flags = os.O_RDWR | os.O_CREAT
+    with (
+        files.opened(origins.state(spec, "locks")) as directory,
+        files.opened(files.open_beneath(directory, f"restore-{agent.name}", flags, 0o600)) as lock,
+    ):
+        who = running.holding_lock(lock)
+        what = f"a restore of {agent.name}, or a command like it, is at work on {agent.name}{who}"
+        locks.take(lock, Busy(what, hint="wait for it, then try again"))
         yield

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from persist import places
-from persist.homes import parsed_key
+from persist.kept import parsed_key
 from town import btrfs, files, subvolumes
 from town.failure import Failure, Unsafe
 from town.spec import Btrfs

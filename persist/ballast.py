@@ -105,6 +105,21 @@ def make(top: int, names: Btrfs, *, tight: bool = False) -> None:
         btrfs.commit(top)
 
 
+def give_way(top: int, names: Btrfs) -> bool:
+    """Destroy the ballast, for who has no room otherwise; false when there is none. Raises BtrfsFailed, OSError."""
+    from persist import room
+
+    try:
+        with files.opened(files.open_beneath(top, names.ballast)) as there:
+            if not _ours(there):
+                return False
+    except (FileNotFoundError, NotADirectoryError, Unsafe):
+        return False
+    btrfs.delete(top, names.ballast)
+    room.settled(top)
+    return True
+
+
 @contextmanager
 def _alone() -> Iterator[None]:
     """A lock in /run/nuketown: on the disk, whoever can open its top level could hold it for ever."""

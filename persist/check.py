@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from persist import device, elsewhere, fstab, ground, startup
+from persist import device, elsewhere, fstab, ground, quota, startup
 from town import accounts, btrfs, cli, files, machine, settings, trust
 from town.failure import ATTENTION, DONE, BadSpec, Failure, Problem, Unsafe
 from town.spec import Agent, Persist, Spec, load
@@ -26,6 +26,7 @@ def command(arguments: argparse.Namespace) -> int:
         if arguments.machine:
             machine.refuse_conflicts(spec)
             _refuse_elsewhere(spec)
+            _refuse_quotas(spec)
     except BadSpec as bad:
         if arguments.json:
             cli.put_json({"ok": False, "problems": _plain(bad.problems), "warnings": []})
@@ -114,6 +115,7 @@ def _directories(spec: Spec) -> Iterator[Problem]:
             if reason := trust.changeable(spec, above) or (_not_roots(path) if above == path else ""):
                 yield Problem(f"town.{key}", f"{shown(str(above))} {reason}", "chown it to root, mode 0755 or less")
     yield from _kept(spec)
+    yield from quota.unlimited(spec)
     yield from _btrfs(spec)
 
 
@@ -155,6 +157,12 @@ def _refuse_elsewhere(spec: Spec) -> None:
     if os.geteuid() == 0:
         with suppress(device.DeviceAmbiguous, btrfs.BtrfsFailed):  # a warning of `_btrfs`, or of the next rollback
             elsewhere.refuse(spec)
+
+
+def _refuse_quotas(spec: Spec) -> None:
+    """Raises BadSpec with the agents that this machine cannot hold to their quota."""
+    if problems := tuple(quota.refused(spec)):
+        raise BadSpec(shown(str(spec.file)), problems)
 
 
 def _btrfs(spec: Spec) -> Iterator[Problem]:

@@ -95,6 +95,11 @@ def parser() -> cli.Parser:
         says="what the next reboot takes: everything that no declared path covers",
         example="persist lost ada", agents="*",
     )  # fmt: skip
+    when = lost.add_mutually_exclusive_group()
+    when.add_argument("--since", metavar="TIME|HOME", help="only what was written since a time, or since a kept home")
+    when.add_argument("--last", action="store_true", help="what went with the last reboot, as it was written down then")
+    when.add_argument("--record", action="store_true", help="write it down for --last, as a shutdown does")
+    lost.add_argument("--tree", action="store_true", help="as a tree, every directory with its size")
     lost.add_argument("--json", action="store_true", help="every file as JSON")
 
     status = cli.verb(
@@ -104,16 +109,6 @@ def parser() -> cli.Parser:
     )  # fmt: skip
     status.add_argument("--json", action="store_true", help="the same as JSON")
 
-    homes = cli.verb(
-        verbs,
-        "homes",
-        cli.lazy("persist.homes"),
-        says="old homes that are kept",
-        example="persist homes ada",
-        agents="*",
-    )
-    homes.add_argument("--json", action="store_true", help="the same as JSON")
-
     tidy = cli.verb(
         verbs, "tidy", cli.lazy("persist.tidy"),
         says="delete old homes that `keep` does not keep, make the ballast anew",
@@ -122,19 +117,92 @@ def parser() -> cli.Parser:
     tidy.add_argument("--dry-run", action="store_true", help="print what would be done")
     tidy.add_argument("--json", action="store_true", help="the same as JSON")
 
-    recall = cli.verb(
-        verbs, "recall", cli.lazy("persist.recall"),
-        says="a writable copy of a kept home, to look at",
-        example="persist recall ada@20261121T101500Z --to /srv/look",
-    )  # fmt: skip
-    recall.add_argument("home", metavar="AGENT@HOME", help="a name that `persist homes` shows, or its unique beginning")
-    recall.add_argument("--to", metavar="DIR", help="where it is mounted (made when missing)", required=True)
-    recall.add_argument("--dry-run", action="store_true", help="print what would be done")
-    recall.add_argument("--exec", action="store_true", help="let programs in it run; without it the mount is noexec")
+    _debugging(verbs)
     _store(verbs)
     _service(verbs)
     _machine(verbs)
     return top
+
+
+def _debugging(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
+    homes = cli.verb(
+        verbs, "homes", cli.lazy("persist.homes"),
+        says="what is kept of agents: homes set aside, snapshots, copies, imports; why, and what room they take",
+        example="persist homes ada\n  persist homes --delete ada@before --dry-run", agents="*",
+    )  # fmt: skip
+    homes.add_argument("--sizes", action="store_true", help="look at all of them, however long that takes")
+    homes.add_argument("--delete", metavar="AGENT@HOME", action="append", help="take one away, named whole; repeatable")
+    _json_and_dry_run(homes)
+
+    snapshot = cli.verb(
+        verbs, "snapshot", cli.lazy("persist.snapshot"),
+        says="keep an agent's home, and what it persists, as they are in this moment",
+        example='persist snapshot ada -m "before the upgrade"',
+    )  # fmt: skip
+    snapshot.add_argument("agent", metavar="AGENT")
+    snapshot.add_argument("-m", "--message", metavar="TEXT", help="why it is kept")
+    snapshot.add_argument("--name", metavar="N", help="its name; else the time")
+    _json_and_dry_run(snapshot)
+
+    recall = cli.verb(
+        verbs, "recall", cli.lazy("persist.recall"),
+        says="a writable copy of a kept home, to look at, or in the place of the present one",
+        example="persist recall ada@20261121T101500Z --to /srv/look",
+    )  # fmt: skip
+    recall.add_argument("home", metavar="AGENT@HOME", help="a name that `persist homes` shows, or its unique beginning")
+    place = recall.add_mutually_exclusive_group()
+    place.add_argument("--to", metavar="DIR", help="where it is mounted (made when missing)")
+    place.add_argument("--replace", action="store_true", help="in the place of the present home, which is kept")
+    recall.add_argument("--as", dest="as_user", metavar="USER", help="whose files its files appear to be")
+    recall.add_argument("--exec", action="store_true", help="let programs in it run; without it the mount is noexec")
+    recall.add_argument("--without-secrets", action="store_true", help="leave keys and credentials out of the copy")
+    recall.add_argument("--stop", action="store_true", help="with --replace: end what the agent runs")
+    recall.add_argument("--end", action="store_true", help="take a recalled copy away again")
+    _json_and_dry_run(recall)
+
+    reset = cli.verb(
+        verbs, "reset", cli.lazy("persist.reset"),
+        says="what a reboot does, for one agent and now: old home aside, a fresh one in its place",
+        example="persist reset ada --stop",
+    )  # fmt: skip
+    reset.add_argument("agent", metavar="AGENT")
+    reset.add_argument(
+        "--stop", action="store_true", help="end what the agent runs; without it a running agent is refused"
+    )
+    _json_and_dry_run(reset)
+
+    diff = cli.verb(
+        verbs, "diff", cli.lazy("persist.diff"),
+        says="what differs between two homes of an agent: kept, living, or in the store",
+        example="persist diff ada@20261121T101500Z",
+    )  # fmt: skip
+    diff.add_argument("one", metavar="AGENT@A", help="a name that `persist homes` or `persist log` shows")
+    diff.add_argument("other", metavar="AGENT@B", nargs="?", help="the same; else the living home")
+    diff.add_argument("--json", action="store_true", help="the same as JSON")
+
+    export = cli.verb(
+        verbs, "export", cli.lazy("persist.export"),
+        says="a kept home as one encrypted file, for another machine",
+        example="persist export ada@20261121T101500Z ada.nuketown --to age1…",
+    )  # fmt: skip
+    export.add_argument("home", metavar="AGENT@HOME")
+    export.add_argument("file", metavar="FILE", help="`-`: standard output")
+    export.add_argument("--to", metavar="RECIPIENT", action="append", help="who can open it; else the town's humans")
+    export.add_argument("--without-secrets", action="store_true", help="leave keys and credentials out")
+
+    brought = cli.verb(
+        verbs, "import", cli.lazy("persist.imports"),
+        says="a home that was exported becomes a kept home of this machine, to look at",
+        example="persist import ada.nuketown",
+    )  # fmt: skip
+    brought.add_argument("file", metavar="FILE", help="`-`: standard input")
+    brought.add_argument("--key", metavar="FILE", help="an age or SSH private key; else yours, else the host's")
+    _json_and_dry_run(brought)
+
+
+def _json_and_dry_run(verb: cli.Parser) -> None:
+    verb.add_argument("--dry-run", action="store_true", help="print what would be done")
+    verb.add_argument("--json", action="store_true", help="the same as JSON")
 
 
 def _store(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:

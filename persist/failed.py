@@ -31,6 +31,7 @@ _ALL = {
     "homes": Meaning("agents without a home or a directory of theirs stay out, the others start", "persist restore"),
     "sweep": Meaning("agents of which something was left outside their homes stay out", "persist sweep"),
     "tidy": Meaning("old homes stay on the disk", "persist tidy"),
+    "lost": Meaning("what went with the homes is not written down; they are set aside all the same", "persist homes"),
 }
 _ONE = {
     "restore": Meaning("AGENT stays out: what it keeps in the store was not fetched", "persist restore AGENT"),

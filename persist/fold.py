@@ -1,10 +1,11 @@
 """A home as a person reads it: directories folded into one line each, what looks worth keeping on lines of its own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from persist import worth
+from persist import reinstalled, worth
+from persist.reinstalled import Known
 from persist.walk import Directory, Entry
 from persist.worth import Worth
 from town.failure import Failure
@@ -62,10 +63,14 @@ class Node:
 
 
 class Tree:
-    """What a walk found, added up. `declared` are the bound paths that the walk went into: they are not bound now."""
+    """What a walk found, added up. `declared` are the bound paths that the walk went into: they are not bound now.
 
-    def __init__(self, declared: Sequence[bytes] = ()) -> None:
+    `installed`: what identity put there, persist/reinstalled.py.
+    """
+
+    def __init__(self, declared: Sequence[bytes] = (), installed: Known | None = None) -> None:
         self.regenerated = Aside(b"")
+        self._installed: Known = installed or {}
         self.unbound = {path: Aside(path) for path in declared}
         self.deep: list[Aside] = []
         self.nodes: dict[Directory, Node] = {}
@@ -75,7 +80,8 @@ class Tree:
 
     @property
     def root(self) -> Node:
-        return next(iter(self.nodes.values()))
+        """The home itself; an empty one where nothing could be read."""
+        return next(iter(self.nodes.values()), Node(Directory(b"", None, 0, 0, False)))
 
     def enter(self, directory: Directory) -> None:
         """Take note of a directory; `directory.above` was entered before."""
@@ -99,7 +105,8 @@ class Tree:
         node = self.nodes[entry.directory]
         aside = node.aside or self._unbound(entry.directory, entry.name)
         if aside is None and entry.kind == "file" and self._near(entry.directory):
-            aside = self.regenerated if worth.regenerated(entry.directory.path(entry.name)) else None
+            back = reinstalled.comes_back(entry.directory.path(entry.name), self._installed)
+            aside = self.regenerated if back else None
         if entry.kind in ("directory", "subvolume"):
             return aside is None and node.deep is None
         if aside is not None:
@@ -167,22 +174,35 @@ def _folded(node: Node) -> Line:
     return Line(node.directory.path(), "directory" if node.remade else kind, node.bytes, node.files)
 
 
-def proposals(tree: Tree, declared: Sequence[PurePosixPath]) -> list[tuple[PurePosixPath, Worth]]:
+def proposals(
+    tree: Tree, declared: Sequence[PurePosixPath], elsewhere: Collection[bytes] = ()
+) -> list[tuple[PurePosixPath, Worth]]:
     """Directories for `persist = […]`, what is hardest to make again first; none overlaps another or `declared`.
 
-    Only what a spec can say: valid UTF-8 without control characters, and a directory below the home.
+    Only what a spec can say: valid UTF-8 without control characters, and a directory below the home. `elsewhere`:
+    git work trees that another machine has just so, which come last.
     """
-    found = [(node, node.worth) for node in tree.nodes.values() if node.worth is not None and _fit(node)]
-    found.sort(key=lambda pair: (worth.ORDER.index(pair[1]), -pair[0].bytes, pair[0].directory.path()))
+    known: list[tuple[bool, int, int, bytes, Worth]] = []
+    for node in tree.nodes.values():
+        if node.worth is not None and _fit(node):
+            path = node.directory.path()
+            known.append((path in elsewhere, worth.ORDER.index(node.worth), -node.bytes, path, node.worth))
     kept: list[tuple[PurePosixPath, Worth]] = []
-    for node, kind in found:
-        path = _sayable(node.directory.path())
+    for *_, name, kind in sorted(known):
+        said = _sayable(name)
         taken = [*declared, *(there for there, _ in kept)]
-        if path is not None and not any(_overlap(path, other) for other in taken):
-            kept.append((path, kind))
+        if said is not None and not any(_overlap(said, other) for other in taken):
+            kept.append((said, kind))
         if len(kept) == PROPOSALS:
             break
     return kept
+
+
+def work_trees(tree: Tree) -> list[bytes]:
+    """Paths of the git work trees that can be named, largest first."""
+    found = [node for node in tree.nodes.values() if node.worth == "git work tree" and _fit(node)]
+    found.sort(key=lambda node: -node.bytes)
+    return [node.directory.path() for node in found]
 
 
 def _fit(node: Node) -> bool:

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from persist import fetch, fill, ground, recall
+from persist import fetch, fill, ground
+from persist import place as place_
 from persist.bucket.commits import Top
 from persist.bucket.trees import Entry, checked_name
 from persist.fetch import Held, Options
@@ -213,13 +214,13 @@ def _place(town: Spec, place: Path) -> Iterator[int]:
     fd, where = os.open("/", files.DIRECTORY), Path("/")
     try:
         for part in place.parts[1:]:
-            recall.refuse_agents(town, fd, where)
+            place_.refuse_agents(town, fd, where)
             where = where / part
-            below = recall.entered(fd, part, where, make=True, mode=0o700)
+            below = place_.entered(fd, part, where, make=True, mode=0o700)
             assert below is not None, "it was made"
             os.close(fd)
             fd = below
-        recall.refuse_agents(town, fd, where)
+        place_.refuse_agents(town, fd, where)
         yield fd
     finally:
         os.close(fd)

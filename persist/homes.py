@@ -1,174 +1,146 @@
-"""`persist homes`: the homes that were set aside, by the names that `recall` takes.
+"""`persist homes`: everything that is kept of agents on this machine, why, and what deleting it would free.
 
-They lie in `@agents-old/<time>-<boot id>/<agent>` (docs/formats/disk.md), below a top level that no path leads to.
+Homes set aside at a boot, snapshots taken on purpose, recalled copies, imports (persist/kept.py). `--delete` takes one
+away: by its whole name, and never the living home, which is none of them.
 """
 
 import argparse
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
-from persist import device, ground, outgoing, places
-from town import btrfs, cli, files, spec
-from town.failure import DONE, Unsafe
+from persist import discard, ground, kept, outgoing, reasons, shelves, sizes
+from persist.exclusive import Freed
+from persist.kept import Kept
+from persist.shelves import Shelves
+from town import btrfs, cli, files, spec, trust
+from town.failure import DONE, Failure, WrongUsage, status_of, worst
 from town.spec import Spec
-from town.terminal import say, shown
+from town.terminal import counted, say, shown
 
-_KEY = re.compile(rb"(\d{8}T\d{6}Z)-([0-9A-Fa-f-]{1,64})(.*)", re.DOTALL)
+_WORDS = {"aside": "set aside", "snapshot": "snapshot of", "recalled": "recalled", "imported": "import of"}
 
 
-@dataclass(frozen=True, slots=True)
-class Old:
-    """One home that was set aside: `agent` is a name in the directory `key` below @agents-old, as the disk has them."""
+class Row(NamedTuple):
+    """A kept home, why it is kept, and what deleting it would free; None: nobody can say."""
 
-    agent: bytes
-    key: bytes
-    time: datetime | None  # None: the name is not one that the rollback gives
-    boot: str
-    subvolume: bool
-    nested: tuple[bytes, ...]  # paths of subvolumes inside it: a snapshot leaves them out
-
-    @property
-    def name(self) -> str:
-        """AGENT@NAME, safe to print; what `recall` takes."""
-        return f"{shown(self.agent)}@{shown(self.key)}"
+    home: Kept
+    why: str
+    freed: Freed | None
 
 
 def command(arguments: argparse.Namespace) -> int:
-    """List the homes that are kept, oldest first; for the agents that were named, or of all that ever were."""
+    """List what is kept, oldest first, of the agents that were named or of all that ever were; or delete some of it."""
     town = spec.load(cli.spec_file(arguments))
-    named = {agent.name.encode() for agent in town.chosen(arguments.agents)} if arguments.agents else None
+    if arguments.delete:
+        return _delete(town, arguments)
+    if arguments.dry_run:
+        raise WrongUsage("--dry-run goes with --delete: a list changes nothing", hint="leave it out")
+    named = {agent.name for agent in town.chosen(arguments.agents)} if arguments.agents else None
     ground.require_root("homes")
-    with _old_homes(town) as (where, old):
-        there = [] if old is None else kept_in(old)
-        found = [home for home in there if named is None or home.agent.partition(b".")[0] in named]
-        others = 0 if old is None else len(_keys(old))
-    if not found:
-        whose = "" if named is None else f" of {', '.join(arguments.agents)}"
-        say(f"no old homes{whose}: {_why(others, where, 'of these agents' if whose else '')}")
-    cli.put_json({"homes": list(map(_json, found))}) if arguments.json else _put_text(found)
+    with shelves.opened(town) as where:
+        there = kept.every(town, where.top, where.agents)
+        found = [home for home in there if named is None or home.whose in named]
+        rows = _rows(town, where, found, sizes.FOR_EVER if arguments.sizes else sizes.AT_ONCE)
+        none = "" if found else _why_none(town, where, there, arguments.agents)
+    if none:
+        say(none)
+    cli.put_json({"homes": list(map(_json, rows))}) if arguments.json else _put_text(rows)
+    if not arguments.json and any(row.freed is not None and not row.freed.whole for row in rows):
+        say("note: not all was looked at, to be quick: persist homes --sizes takes the time")
     return DONE
 
 
-@contextmanager
-def _old_homes(town: Spec) -> Iterator[tuple[str, int | None]]:
-    """What holds old homes, open, and its name: @agents-old, or `.old` in agents_dir where nothing rolls back."""
-    if town.town.btrfs is None:
-        with ground.agents_dir(town) as agents, outgoing.opened(town, agents) as old:
-            yield outgoing.DIRECTORY, old
-    else:
-        with device.top(town) as top, directory(town, top) as old:
-            yield town.town.btrfs.old, old
+def _rows(town: Spec, where: Shelves, found: Sequence[Kept], seconds: float) -> list[Row]:
+    why = reasons.of_all(town, where, found, datetime.fromtimestamp(time.time(), UTC))
+    return [Row(home, why[home], freed) for home, freed in sizes.of_all(town, where, found, seconds)]
 
 
-def _why(others: int, where: str, whose: str) -> str:
-    """Why there is nothing to list: nothing was set aside, or what was holds no home."""
-    if others == 0:
-        return (
-            "a rollback sets them aside"
-            if where != outgoing.DIRECTORY
-            else "the first restore of a boot sets them aside"
-        )
-    entries = "1 entry" if others == 1 else f"{others:,} entries"
-    return f"{entries} of {shown(where)} hold{'s' if others == 1 else ''} no home {whose}".rstrip()
+def _why_none(town: Spec, where: Shelves, there: Sequence[Kept], agents: Sequence[str]) -> str:
+    """Why there is nothing to list: nothing was kept, or what was holds no home."""
+    whose = f" of {', '.join(agents)}" if agents else ""
+    with shelves.old(town, where.top, where.agents) as old:
+        others = 0 if old is None else len([key for key in files.names(old) if not kept.is_being_deleted(key)])
+    name = outgoing.DIRECTORY if town.town.btrfs is None else town.town.btrfs.old
+    if others and not (there and agents and not any(home.kind == "aside" for home in there)):
+        entries = "1 entry" if others == 1 else f"{others:,} entries"
+        verb, these = "holds" if others == 1 else "hold", " of these agents" if agents else ""
+        return f"no old homes{whose}: {entries} of {shown(name)} {verb} no home{these}"
+    doing = "the first restore of a boot sets them aside" if town.town.btrfs is None else "a rollback sets them aside"
+    return f"no old homes{whose}: {doing}"
 
 
-def kept(town: Spec, top: int) -> list[Old]:
-    """Every home under @agents-old, by agent and then oldest first. `top` is the open top level."""
-    with directory(town, top) as old:
-        return [] if old is None else kept_in(old)
+def _put_text(rows: Sequence[Row]) -> None:
+    for home, why, freed in rows:
+        print(f"{home.name}  {_described(home)}, {'size unknown' if freed is None else f'frees {freed}'}; {why}")
 
 
-def kept_in(old: int) -> list[Old]:
-    """Every home below an open directory of old homes, by agent and then oldest first."""
-    found = [home for key in _keys(old) for home in _of_key(old, key)]
-    return sorted(found, key=lambda home: (home.agent, home.key))
+def _described(home: Kept) -> str:
+    moment = "time unknown" if home.time is None else home.time.strftime("%Y-%m-%d %H:%M:%S UTC")
+    words = [f"{_WORDS[home.kind]} {moment}", f"boot {shown(home.boot) or 'unknown'}"]
+    words.append("subvolume" if home.subvolume else "plain directory")
+    if home.nested:
+        words.append(counted(len(home.nested), "nested subvolume"))
+    if home.about.paths:
+        number = len(home.about.paths)
+        words.append("with 1 persisted directory" if number == 1 else f"with {number:,} persisted directories")
+    return ", ".join(words)
 
 
-def _keys(old: int) -> list[bytes]:
-    """What was set aside and is not being deleted: an entry for each rollback."""
-    return [key for key in files.names(old) if not key.startswith(places.DELETING)]
-
-
-@contextmanager
-def directory(town: Spec, top: int) -> Iterator[int | None]:
-    """@agents-old, open, or None when nothing was ever set aside."""
-    assert town.town.btrfs is not None
-    try:
-        fd = files.enter(top, town.town.btrfs.old)
-    except FileNotFoundError:
-        yield None
-        return
-    with files.opened(fd):
-        yield fd
-
-
-def _of_key(old: int, key: bytes) -> Iterator[Old]:
-    fd = _directory(old, key)
-    if fd is None:
-        return
-    with files.opened(fd):
-        for name in files.names(fd):
-            # Hidden names are root's own: copies that were recalled, homes that were never finished.
-            if not name.startswith(b".") and (home := _directory(fd, name)) is not None:
-                with files.opened(home):
-                    yield _old(name, key, home)
-
-
-def _directory(above: int, name: bytes) -> int | None:
-    """The directory of that name, or None for anything else: a file or a link there is nobody's home."""
-    try:
-        return files.enter(above, name)
-    except (NotADirectoryError, FileNotFoundError, Unsafe):
-        return None
-
-
-def _old(agent: bytes, key: bytes, home: int) -> Old:
-    time, boot = parsed_key(key)
-    subvolume = btrfs.is_subvolume(home)
-    if not btrfs.is_btrfs(home):
-        return Old(agent, key, time, boot, subvolume, ())
-    return Old(agent, key, time, boot, subvolume, tuple(_nested(agent, home, subvolume=subvolume)))
-
-
-def _nested(agent: bytes, home: int, *, subvolume: bool) -> list[bytes]:
-    paths = [nested.path for nested in btrfs.nested(home)]
-    if subvolume:
-        return paths
-    # A plain directory: those of the whole subvolume that it lies in, among them its own.
-    return [path[len(agent) + 1 :] for path in paths if path.startswith(agent + b"/")]
-
-
-def parsed_key(key: bytes) -> tuple[datetime | None, str]:
-    """When and at which boot a home was set aside, as its name says; (None, "") where it is no such name."""
-    match = _KEY.fullmatch(key)
-    if match is None:
-        return None, ""
-    try:
-        time = datetime.strptime(match[1].decode(), "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    except ValueError:  # 99 hours
-        return None, ""
-    return time, match[2].decode()
-
-
-def _put_text(found: Sequence[Old]) -> None:
-    for old in found:
-        time = "time unknown" if old.time is None else old.time.strftime("%Y-%m-%d %H:%M:%S UTC")
-        words = [time, f"boot {old.boot or 'unknown'}", "subvolume" if old.subvolume else "plain directory"]
-        if old.nested:
-            words.append(f"{len(old.nested)} nested subvolume{'' if len(old.nested) == 1 else 's'}")
-        print(f"{old.name}  {', '.join(words)}")
-
-
-def _json(old: Old) -> dict[str, object]:
+def _json(row: Row) -> dict[str, object]:
+    home, about = row.home, row.home.about
     return {
-        "name": old.name,
-        "agent": cli.named(old.agent),
-        "home": cli.named(old.key),
-        "time": None if old.time is None else old.time.isoformat(),
-        "boot": old.boot or None,
-        "subvolume": old.subvolume,
-        "nested": [cli.named(path) for path in old.nested],
+        "name": home.name,
+        "kind": home.kind,
+        "agent": cli.named(home.agent),
+        "home": cli.named(home.key),
+        "time": None if home.time is None else home.time.isoformat(),
+        "boot": home.boot or None,
+        "why": row.why,
+        "message": about.message or None,
+        "frees": None if row.freed is None else _freed(row.freed),
+        "subvolume": home.subvolume,
+        "nested": [cli.named(path) for path in home.nested],
+        "persisted": [str(path) for path in about.paths],
+        "of": about.of or None,
+        "origin": dict(about.origin) or None,
+        "notes": list(about.notes),
     }
+
+
+def _freed(freed: Freed) -> dict[str, object]:
+    """`bytes` at the least, `doubtful` more if nothing else shares that; not `whole`: what was looked at so far."""
+    return {
+        "bytes": freed.least,
+        "data": freed.data,
+        "metadata": freed.metadata,
+        "doubtful": freed.doubtful,
+        "whole": freed.whole,
+    }
+
+
+def _delete(town: Spec, arguments: argparse.Namespace) -> int:
+    if arguments.agents:
+        raise WrongUsage("--delete takes names of homes, and no agents", hint="persist homes lists what is kept")
+    for text in arguments.delete:
+        kept.parse(text)
+    ground.require_root("homes --delete", "it deletes kept homes")
+    trust.refuse(town)
+    done, failed = list[str](), list[Exception]()
+    with shelves.opened(town) as where:
+        for action in discard.plan(town, where, arguments.delete):
+            try:
+                if not arguments.dry_run:
+                    discard.discard(town, where, action.home)
+            except (Failure, OSError) as error:
+                failure = error if isinstance(error, Failure) else btrfs.BtrfsFailed(cli.unexpected(error))
+                cli.tell("persist", failure, action.home.name)
+                failed.append(failure)
+                continue
+            done.append(action.home.name)
+            if not arguments.json:
+                print(str(action) if arguments.dry_run else f"deleted   {action.home.name}", flush=True)
+    if arguments.json:
+        cli.put_json({"dry_run": arguments.dry_run, "deleted": done})
+    return worst(map(status_of, failed))

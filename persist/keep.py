@@ -4,7 +4,9 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from persist import places
 from persist.aside import Aside
+from persist.kept import parsed_key
 from town.spec import Btrfs, KeepHomes
 from town.terminal import shown
 
@@ -63,7 +65,7 @@ def plan(
     """
     whole = [entry for entry in oldest_first if entry.home and not entry.deleting]
     newest = {entry.name for entry in whole[-1:]} | {entry.name for entry in whole if entry.name in spared}
-    among = {entry.name for entry in whole[-names.keep.homes :]}
+    among = _newest(whole, names.keep.homes)
     deletes = [
         Delete(entry, why)
         for entry in oldest_first
@@ -73,6 +75,17 @@ def plan(
     spare = [entry for entry in whole if entry.name not in gone]
     make: tuple[Action, ...] = () if ballast else (MakeBallast(names.ballast), *map(GiveWay, spare))
     return (*deletes, *make, *(Relieve(entry, names.keep.free) for entry in spare))
+
+
+def _newest(whole: Sequence[Aside], homes: int) -> set[bytes]:
+    """The names of the newest homes. What resets set aside in one boot counts as one: no agent's pushes others' out."""
+    among, counted = set[bytes](), set[tuple[str, bytes]]()
+    for entry in reversed(whole):
+        one = (parsed_key(entry.name)[1], b"") if places.RESET in entry.name else ("", entry.name)
+        if one in counted or len(counted) < homes:
+            counted.add(one)
+            among.add(entry.name)
+    return among
 
 
 def _reason(entry: Aside, among: set[bytes], keep: KeepHomes, now: datetime) -> str:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 
-from town import btrfs, files
+from town import btrfs, files, subvolumes
 from town.failure import Failure
 
 SNAPSHOTS = ".nuketown-sync"
@@ -43,12 +43,20 @@ def sweep(place: int, now: float, agent: str | None = None) -> Iterator[tuple[by
         own = agent is not None and of == agent.encode()
         try:
             if at and _is_free(place, name, now - (0 if own else OLD), own=own):
-                btrfs.delete(place, os.fsdecode(name))
+                _delete(place, name)
                 yield name, None
         except Failure as failure:
             yield name, failure
         except OSError:  # gone meanwhile, or no directory
             continue
+
+
+def _delete(place: int, name: bytes) -> None:
+    """A snapshot, with those that were put into it. Raises BtrfsFailed, OSError."""
+    try:
+        btrfs.delete(place, os.fsdecode(name))
+    except btrfs.BtrfsFailed:
+        subvolumes.remove(place, name)
 
 
 def _is_free(place: int, name: bytes, before: float, *, own: bool) -> bool:

@@ -1,24 +1,32 @@
 """`persist lost`: what the next reboot takes, everything in the living home that no declared path covers.
 
-It opens no file and runs no program of the agent's: git least of all.
+On btrfs the filesystem is asked (persist/searched.py), elsewhere a walk looks. No program is run for it, git least of
+all: what git work trees hold alone is read by a few lines of our own, after the listing, for a bounded time.
 """
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from time import monotonic
 
-from persist import entering, fold, ground
-from persist.fold import Aside, Line, Tree
+from persist import entering, finding, fold, git, ground, lostwords, reinstalled, searched, since, unsynced
+from persist.finding import Finding
+from persist.fold import Line, Tree
 from persist.ground import Ground
-from persist.walk import Directory, Entry, walk
-from town import cli, spec
-from town.failure import DONE, FAILED, Failure
+from persist.since import ALL, Since
+from persist.walk import Directory, Entered, Entry, walk
+from town import btrfs, cli, spec
+from town.failure import DONE, FAILED, Failure, WrongUsage
 from town.spec import Agent, Spec
-from town.terminal import say, shown, size, toml_string
+from town.terminal import shown
 
-LINES = 40  # of a listing that a person reads
-LONGEST = 160  # characters of a path in it
+GIT_SECONDS, GIT_TREES = 5.0, 200  # for all git work trees of an agent
+_OFTEN = 256  # entries between two looks at the clock
 
 
 class LookFailed(Failure):
@@ -30,34 +38,56 @@ class NoHome(Failure):
 
 
 def command(arguments: argparse.Namespace) -> int:
-    """List it for the agents that were named, or all."""
+    """List it for the agents that were named, or all; or what went with the last reboot; or write it down for then."""
+    from persist import last
+
     town = spec.load(cli.spec_file(arguments))
-    return lost(town, town.chosen(arguments.agents), as_json=arguments.json)
-
-
-def lost(town: Spec, agents: tuple[Agent, ...], *, as_json: bool = False) -> int:
-    """Print what each agent would lose; FAILED when one has no home to look at, after the others were listed."""
+    agents = town.chosen(arguments.agents)
+    if arguments.tree and (arguments.json or arguments.record):
+        raise WrongUsage(f"--tree and --{'json' if arguments.json else 'record'} do not go together")
     ground.require_root("lost")
+    if arguments.record:
+        return last.record(town, agents)
+    if arguments.last:
+        return last.tell(town, agents, as_json=arguments.json, as_tree=arguments.tree)
+    return lost(town, agents, since_=arguments.since, as_json=arguments.json, as_tree=arguments.tree)
+
+
+def lost(
+    town: Spec, agents: tuple[Agent, ...], *, since_: str | None = None, as_json: bool = False, as_tree: bool = False
+) -> int:
+    """Print what each agent would lose; FAILED when one has no home to look at, after the others were listed."""
+    now = datetime.now(UTC)
+    bounds = {agent: ALL if since_ is None else since.read(town, agent, since_, now) for agent in agents}
     with ExitStack() as stack:
         here = stack.enter_context(ground.opened(town))
         homes = {agent: _home(stack, town, agent, here) for agent in agents}
         there = [(agent, home) for agent, home in homes.items() if home is not None]
-        whole = _put_json(town, there) if as_json else [_put_text(town, agent, home) for agent, home in there]
+        if as_json:
+            whole = _put_json(town, there, bounds)
+        else:
+            whole = [_put_text(town, agent, home, bounds[agent], as_tree=as_tree) for agent, home in there]
     return DONE if len(there) == len(agents) and all(whole) else FAILED
 
 
-def look(agent: Agent, home: int, tree: Tree) -> Iterator[Entry]:
-    """Walk an open home into `tree`; yields the entries that a reboot takes and that a path can name."""
+def look(agent: Agent, home: int, tree: Tree, bound: Since = ALL, seconds: float | None = None) -> Iterator[Entry]:
+    """Look through an open home into `tree`; yields the entries that a reboot takes and that a path can name.
+
+    `seconds`: after so many it ends, as where the home cannot be read further.
+    """
     left_to_store = {bytes(entry.path) for entry in agent.persist if not entry.apart}
     copied = {bytes(entry.path) for entry in agent.persist if entry.copied}
     deepest = max((len(entry.path.parts) for entry in agent.persist), default=0)
+    until = None if seconds is None else monotonic() + seconds
 
     def enter(directory: Directory, name: bytes) -> bool:
-        # A bound path is a mount, where the walk stops by itself; when it is none it is gone into and counted apart.
+        # A bound path is a mount, where the look stops by itself; when it is none it is gone into and counted apart.
         return directory.depth >= deepest or directory.path(name) not in left_to_store
 
     try:
-        for event in walk(home, enter, tree.mounted):
+        for number, event in enumerate(_events(agent, home, enter, tree.mounted, bound), start=1):
+            if until is not None and number % _OFTEN == 0 and monotonic() > until:
+                raise LookFailed(f"it took longer than {seconds:.0f} s")
             if isinstance(event, Directory):
                 tree.enter(event)
             elif copied and event.directory.depth < deepest and event.directory.path(event.name) in copied:
@@ -71,9 +101,49 @@ def look(agent: Agent, home: int, tree: Tree) -> Iterator[Entry]:
     tree.sum()
 
 
-def tree_for(agent: Agent) -> Tree:
-    """An empty tree that knows the agent's bound paths."""
-    return Tree([bytes(entry.path) for entry in agent.persist if entry.bound])
+def _events(agent: Agent, home: int, enter: Entered, mounted: list[bytes], bound: Since) -> Iterator[Entry | Directory]:
+    """What lies in the home: asked of the filesystem, where that is not more work than to go and look."""
+    plain = bound.transid == 0 and any(
+        _is_plain(home, entry.path) for entry in agent.persist if not entry.apart
+    )  # a search could not pass it over
+    by_search = not plain and searched.ready(home)
+    if by_search:
+        mounted += searched.mounted(home)
+        events = searched.search(home, enter, mounted, since=bound.transid)
+    else:
+        events = walk(home, enter, mounted)
+    for event in events:
+        if isinstance(event, Directory) or bound.new(event, searched=by_search):
+            yield event
+
+
+def _is_plain(home: int, path: PurePosixPath) -> bool:
+    """Whether a declared directory is one of the home's own subvolume."""
+    with suppress(Failure, OSError), entering.down(home, path, Path()) as fd:
+        return fd is not None and not btrfs.is_subvolume(fd)
+    return False
+
+
+def tree_for(town: Spec, agent: Agent, home: int) -> Tree:
+    """An empty tree that knows the agent's bound paths, and what is installed in its home."""
+    return Tree([bytes(entry.path) for entry in agent.persist if entry.bound], reinstalled.read(town, agent, home))
+
+
+def git_facts(home: int, called: bytes, tree: Tree, seconds: float) -> tuple[git.Facts, ...]:
+    """What the git work trees of a tree hold alone, those at stake first; what takes too long is not known."""
+    until = monotonic() + seconds
+    paths = fold.work_trees(tree)
+    found = [git.look(home, path, max(0.0, until - monotonic()), called) for path in paths[:GIT_TREES]]
+    found += [git.Facts(path, unknown=("not looked at",)) for path in paths[GIT_TREES:]]
+    return tuple(sorted(found, key=lambda facts: not facts.at_stake))
+
+
+def judged(town: Spec, agent: Agent, home: int, tree: Tree, found: Finding, seconds: float | None = None) -> Finding:
+    """The same with what takes longer: git work trees, what would be worth keeping, what the store does not have."""
+    facts = git_facts(home, bytes(town.home(agent)), tree, GIT_SECONDS if seconds is None else seconds)
+    elsewhere = {one.path for one in facts if not one.at_stake}
+    proposed = fold.proposals(tree, [entry.path for entry in agent.persist], elsewhere)
+    return replace(found, git=facts, persist=tuple(proposed), unsynced=tuple(unsynced.look(town, agent, home)))
 
 
 def _home(stack: ExitStack, town: Spec, agent: Agent, here: Ground) -> int | None:
@@ -88,32 +158,20 @@ def _home(stack: ExitStack, town: Spec, agent: Agent, here: Ground) -> int | Non
     return home
 
 
-def _put_text(town: Spec, agent: Agent, home: int) -> bool:
-    tree = tree_for(agent)
-    for _ in look(agent, home, tree):
+# ---- as text
+
+
+def _put_text(town: Spec, agent: Agent, home: int, bound: Since, *, as_tree: bool) -> bool:
+    tree = tree_for(town, agent, home)
+    for _ in look(agent, home, tree, bound):
         pass
-    lines = fold.lines(tree)
-    path = shown(str(town.home(agent)))
-    least = "at least " if tree.failed else ""
-    print(f"{agent.name}: {least}{_sum(tree.root.bytes, tree.root.files)} in {path} {_fate(town)}")
-    for line in lines[:LINES]:
-        print(f"  {_line(line)}")
-    if rest := lines[LINES:]:
-        counted = _sum(sum(line.bytes for line in rest), sum(line.files for line in rest))
-        print(f"  {len(rest):,} more lines, each smaller: {counted}")
-    if tree.regenerated.files:
-        print(f"  back by itself (identity install): {_sum(tree.regenerated.bytes, tree.regenerated.files)}")
-    _put_proposals(agent, tree)
-    _warn_of_unbound(town, agent, tree)
-    for path_ in _foreign(agent, tree):
-        cli.warn("persist", f"{agent.name}: something is mounted at {_short(path_)}; what lies below was not counted")
-    return tree.failed is None
-
-
-def _foreign(agent: Agent, tree: Tree) -> list[bytes]:
-    """Mounts in the home that are none of ours."""
-    ours = {bytes(entry.path) for entry in agent.persist if entry.bound}
-    return [path for path in tree.mounted if path not in ours]
+    found = finding.of(agent, bytes(town.home(agent)), tree)
+    lostwords.put_listing(found, f"{bound.words} {_fate(town)}".strip(), tree if as_tree else None)
+    sys.stdout.flush()  # a person reads it while git work trees are looked at
+    found = judged(town, agent, home, tree, found)
+    lostwords.put_judged(found)
+    lostwords.warn(town, found)
+    return found.whole
 
 
 def _fate(town: Spec) -> str:
@@ -122,86 +180,33 @@ def _fate(town: Spec) -> str:
     return "outside every declared path (the town has no [town.btrfs]: no boot of its own takes that)"
 
 
-def _put_proposals(agent: Agent, tree: Tree) -> None:
-    proposed = fold.proposals(tree, [entry.path for entry in agent.persist])
-    if proposed:
-        kinds = ", ".join(dict.fromkeys(kind for _, kind in proposed))
-        say(f"{agent.name}: worth keeping ({kinds}): add these to persist under [agents.{agent.name}]")
-        print(f"persist = [{', '.join(toml_string(str(path)) for path, _ in proposed)}]")
+# ---- as JSON
 
 
-def _warn_of_unbound(town: Spec, agent: Agent, tree: Tree) -> None:
-    fate = "would be lost too" if town.town.btrfs is not None else "is in the home alone"
-    for aside in _filled(tree):
-        cli.warn(
-            "persist",
-            f"{agent.name}: {shown(aside.path)} is declared but not bound: {_sum(aside.bytes, aside.files)} in it "
-            f"{fate}",
-            "move it aside, persist restore, then copy it back",
-        )
-
-
-def _filled(tree: Tree) -> list[Aside]:
-    return [aside for aside in tree.unbound.values() if aside.files]
-
-
-def _sum(bytes_: int, files: int) -> str:
-    return f"{size(bytes_)}, {files:,} file{'' if files == 1 else 's'}"
-
-
-def _line(line: Line) -> str:
-    if line.kind == "file":
-        return f"{_short(line.path)}  {_sum(line.bytes, line.files)}"
-    name = _short(line.path) + ("" if line.path.endswith(b"/*") else "/…")
-    kind = "" if line.kind == "directory" else f"  ({line.kind})"
-    return f"{name}  {_sum(line.bytes, line.files)}{kind}"
-
-
-def _short(path: bytes) -> str:
-    text = shown(path)
-    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
-
-
-def _put_json(town: Spec, homes: list[tuple[Agent, int]]) -> list[bool]:
+def _put_json(town: Spec, homes: list[tuple[Agent, int]], bounds: dict[Agent, Since]) -> list[bool]:
     # Written while it is read: a home of a million files is never held whole.
     whole = []
     print('{"agents": [')
     for position, (agent, home) in enumerate(homes):
-        tree = tree_for(agent)
-        head = {"agent": agent.name, "home": cli.named(bytes(town.home(agent)))}
+        tree = tree_for(town, agent, home)
+        head = {"agent": agent.name, "home": cli.named(bytes(town.home(agent))), "since": bounds[agent].words or None}
         print(f'{"," if position else ""}{json.dumps(head)[:-1]}, "entries": [')
-        _put_entries(agent, home, tree)
-        print(f"], {json.dumps(_summary(agent, tree))[1:]}")
-        whole.append(tree.failed is None)
+        put_entries(tree, look(agent, home, tree, bounds[agent]))
+        found = judged(town, agent, home, tree, finding.of(agent, bytes(town.home(agent)), tree, most=sys.maxsize))
+        print(f"], {json.dumps(finding.summary(found))[1:]}")
+        whole.append(found.whole)
     print(f'], "wiped_at_boot": {json.dumps(town.town.btrfs is not None)}}}')
     return whole
 
 
-def _put_entries(agent: Agent, home: int, tree: Tree) -> None:
+def put_entries(tree: Tree, entries: Iterator[Entry]) -> None:
+    """Each entry as a line of a JSON list, with a comma before all but the first."""
     before = ""
-    for entry in look(agent, home, tree):
+    for entry in entries:
         counted = int(entry.kind not in ("directory", "subvolume"))
         line = Line(entry.directory.path(entry.name), entry.kind, entry.bytes, counted)
-        print(before + json.dumps(_entry(line)))
+        print(before + json.dumps(finding.entry(line)))
         before = ","
     for deep in tree.deep:
-        print(before + json.dumps(_entry(Line(deep.path, "too deep", deep.bytes, deep.files))))
+        print(before + json.dumps(finding.entry(Line(deep.path, "too deep", deep.bytes, deep.files))))
         before = ","
-
-
-def _entry(line: Line) -> dict[str, object]:
-    return {"path": cli.named(line.path), "bytes": line.bytes, "files": line.files, "kind": line.kind}
-
-
-def _summary(agent: Agent, tree: Tree) -> dict[str, object]:
-    proposed = fold.proposals(tree, [entry.path for entry in agent.persist])
-    return {
-        "whole": tree.failed is None,
-        "mounted": [cli.named(path) for path in _foreign(agent, tree)],
-        "bytes": tree.root.bytes,
-        "files": tree.root.files,
-        "folded": [_entry(line) for line in fold.lines(tree)],
-        "regenerated": {"bytes": tree.regenerated.bytes, "files": tree.regenerated.files},
-        "unbound": [_entry(Line(aside.path, "directory", aside.bytes, aside.files)) for aside in _filled(tree)],
-        "persist": [{"path": cli.named(bytes(path)), "kind": kind} for path, kind in proposed],
-    }

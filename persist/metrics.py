@@ -51,6 +51,8 @@ HELP = {
     "nuketown_last_sync_files": "Files in the state of the last sync.",
     "nuketown_would_be_lost_bytes": "What the next boot takes of the home.",
     "nuketown_would_be_lost_files": "Files that the next boot takes of the home.",
+    "nuketown_quota_used_bytes": "What counts for the agent's quota; absent without one.",
+    "nuketown_quota_limit_bytes": "How much may count for it; absent while nothing limits the agent.",
     "nuketown_unit_failed": "1 when a unit of nuketown's failed.",
     "nuketown_swept_entries": "Entries outside its home that were taken away at this boot.",
     "nuketown_swept_bytes": "Bytes of those.",
@@ -128,6 +130,11 @@ def _agent(report: Report) -> Iterator[Sample]:
         yield from _directory(directory, name, degraded=str(directory.entry.path) in degraded)
     if report.lost is not None:
         yield from _measure("nuketown_would_be_lost", report.lost, (name,))
+    for found in report.quota:
+        labels = (name, ("path", str(found.path)))
+        yield Sample("nuketown_quota_used_bytes", found.used, labels)
+        if found.limit is not None:
+            yield Sample("nuketown_quota_limit_bytes", found.limit, labels)
     yield from _synced(report, name)
     for unit in report.units:
         yield Sample("nuketown_unit_failed", int(unit.failed), (name, ("unit", unit.name)))

@@ -89,7 +89,7 @@ def entries(old: int) -> list[Entry]:
 
 
 def _time(name: bytes) -> datetime | None:
-    from persist.homes import parsed_key
+    from persist.kept import parsed_key
 
     return parsed_key(name)[0]
 

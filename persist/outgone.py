@@ -56,14 +56,20 @@ def tidy(town: Spec, now: datetime, *, dry_run: bool, as_json: bool) -> int:
 def _planned(old: int, keep: KeepHomes, now: datetime) -> Iterator[Delete]:
     """One after the other, since only then is known how much room there is. The newest never goes."""
     found = outgoing.entries(old)
-    whole = [entry for entry in found if not entry.name.startswith(places.DELETING)]
-    yield from (Delete(entry, "an earlier run began it") for entry in found if entry not in whole)
-    for entry in whole[:-1]:
-        if why := _reason(entry, whole, keep, now) or _short(old, keep.free):
+    there = whole(found)
+    yield from (Delete(entry, "an earlier run began it") for entry in found if entry not in there)
+    for entry in there[:-1]:
+        if why := reason(entry, there, keep, now) or _short(old, keep.free):
             yield Delete(entry, why)
 
 
-def _reason(entry: Entry, whole: Sequence[Entry], keep: KeepHomes, now: datetime) -> str:
+def whole(found: Sequence[Entry]) -> list[Entry]:
+    """Those that no run began to delete."""
+    return [entry for entry in found if not entry.name.startswith(places.DELETING)]
+
+
+def reason(entry: Entry, whole: Sequence[Entry], keep: KeepHomes, now: datetime) -> str:
+    """Why an entry goes whatever room there is; empty where it stays."""
     if entry not in whole[-keep.homes :]:
         return f"not among the newest {keep.homes}"
     days = (now - entry.time).days

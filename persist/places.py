@@ -6,6 +6,8 @@ from town.spec import Agent, Persist, Spec
 
 # How the name of an old home in @agents-old begins while `persist tidy` deletes it: what is left of it is no home.
 DELETING = b".deleting-"
+# What the name of an entry of @agents-old has in it, after time and boot id, when a reset made it.
+RESET = b".reset"
 
 
 def persisted(spec: Spec, agent: Agent) -> Path:

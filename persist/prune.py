@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from persist import places
 from persist.aside import Aside
-from town import btrfs, files, kernel, mounts, subvolumes
+from town import btrfs, files, kernel, locks, mounts, subvolumes
 from town.btrfs import EMPTY_INODE, TOP_LEVEL, BtrfsFailed
 from town.failure import Failure, Unsafe
 from town.mounts import Mount
@@ -54,20 +54,33 @@ def delete(old: Old, entry: Aside, step: Callable[[], None]) -> None:
     next call does.
     """
     refuse_in_use(old, entry.name)
-    name = _marked(old, entry)
-    try:
-        refuse_in_use(old, name)  # who mounted it before it had this name is seen now; later nobody does by mistake
-    except InUse:
-        if name != entry.name:
-            kernel.renameat2(old.directory, name, old.directory, entry.name)
-        refuse_in_use(old, entry.name)
-        raise
-    with _named():
-        if entry.kind == "subvolume":
-            _Tree(old, step).delete(entry.number, Place(TOP_LEVEL, os.fstat(old.directory).st_ino, name))
-        else:
-            files.remove_tree(old.directory, name, other=lambda *inner: _delete_inner(old, step, *inner))
+    with _unread(old, entry):  # closed before the commit: what is open is not freed
+        name = _marked(old, entry)
+        try:
+            refuse_in_use(old, name)  # who mounted it before it had this name is seen now; later nobody does by mistake
+        except InUse:
+            if name != entry.name:
+                kernel.renameat2(old.directory, name, old.directory, entry.name)
+            refuse_in_use(old, entry.name)
+            raise
+        with _named():
+            if entry.kind == "subvolume":
+                _Tree(old, step).delete(entry.number, Place(TOP_LEVEL, os.fstat(old.directory).st_ino, name))
+            else:
+                files.remove_tree(old.directory, name, other=lambda *inner: _delete_inner(old, step, *inner))
     btrfs.commit(old.top)
+
+
+@contextmanager
+def _unread(old: Old, entry: Aside) -> Iterator[None]:
+    """Hold the lock of an entry, which who reads a home in it holds too (kept.opened). Raises InUse."""
+    if entry.kind == "other":
+        yield
+        return
+    with files.opened(files.enter(old.directory, entry.name)) as fd:
+        if not locks.free(fd):
+            raise InUse(f"{shown(entry.name)} is being read by another command", hint="a later persist tidy deletes it")
+        yield
 
 
 def refuse_in_use(old: Old, name: bytes) -> None:

@@ -1,222 +1,228 @@
-"""`persist recall`: a writable copy of a home that was set aside, mounted where a person can look at it.
+"""`persist recall`: a writable copy of a kept home, mounted where a person looks at it; or in the present one's place.
 
-The old home itself is only read. The copy is a snapshot below agents_dir/.recalled (root's, 0700), inside @agents,
+The kept home itself is only read. The copy is a snapshot below agents_dir/.recalled (root's, 0700), inside @agents,
 so the next boot takes it.
 """
 
 import argparse
 import os
-import secrets
-import stat
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path, PurePosixPath
+from contextlib import suppress
+from pathlib import Path
 
-from persist import device, ground, homes, nested
-from persist.homes import Old
-from town import acl, btrfs, cli, files, kernel, mounts, spec, subvolumes, trust
-from town.acl import Writer
-from town.failure import DONE, Failure, Unsafe, WrongUsage
+from persist import device, ground, kept, place, recopied, running, showing
+from persist.kept import Kept, NoSuchHome
+from persist.place import NotEmpty, entered, refuse_agents
+from persist.shelves import RECALLED
+from persist.showing import Recalled, Wish, recall
+from town import accounts, cli, files, spec, trust
+from town.accounts import Account
+from town.failure import DONE, Failure, WrongUsage
+from town.mounts import Mount
 from town.spec import Spec
 from town.terminal import say, shell_word, shown
 
-RECALLED = ".recalled"
-
-
-class NoSuchHome(Failure):
-    """No home that was set aside has that name, or more than one begins with it."""
-
-
-class NotEmpty(Failure):
-    """The directory for the mount holds something, or is none."""
+__all__ = ["RECALLED", "NoSuchHome", "NotEmpty", "command", "entered", "plan", "recall", "refuse_agents"]
 
 
 class RecallFailed(Failure):
     """The filesystem refused a step; nothing was mounted and the old home is as it was."""
 
 
+class NoSuchUser(WrongUsage):
+    """No account has the name that --as gives, or it is one that cannot be meant."""
+
+
+class NoCopy(Failure):
+    """No recalled copy has that name, or is one of that home."""
+
+
 def command(arguments: argparse.Namespace) -> int:
-    """Recall one home and print where it is mounted."""
+    """Recall one home and print where it is mounted; or end a copy, or put one in the present home's place."""
+    _refuse_odd(arguments)
     town = spec.load(cli.spec_file(arguments))
-    agent, separator, key = arguments.home.partition("@")
-    if not separator or not agent or not key:
-        raise WrongUsage(
-            f"{shown(arguments.home)} is not of the form AGENT@HOME", hint="persist homes lists what can be recalled"
-        )
+    kept.parse(arguments.home)
     ground.require_root("recall")
     trust.refuse(town)
-    place = Path(os.path.abspath(arguments.to))
-    if arguments.dry_run:
-        print("\n".join(plan(town, (agent, key), place, run=arguments.exec)))
-        return DONE
+    if arguments.replace:
+        from persist import replace
+
+        return replace.command(town, arguments)
     try:
-        old = recall(town, (agent, key), place, run=arguments.exec)
+        return _end(town, arguments) if arguments.end else _recall(town, arguments)
     except OSError as error:
-        raise RecallFailed(f"{shown(str(place))}: {error.strerror}") from error
-    _tell(old, place, run=arguments.exec)
-    print(shell_word(str(place)) if shown(str(place)) != str(place) else str(place))
+        raise RecallFailed(f"{shown(arguments.home)}: {cli.unexpected(error)}") from error
+
+
+def _refuse_odd(arguments: argparse.Namespace) -> None:
+    """Raises WrongUsage for options that do not go together."""
+    alone = "--replace" if arguments.replace else "--end" if arguments.end else ""
+    for option, said in {
+        "--end": arguments.end and arguments.replace,
+        "--to": arguments.to is not None,
+        "--as": arguments.as_user is not None,
+        "--exec": arguments.exec,
+        "--without-secrets": arguments.without_secrets and arguments.end,
+    }.items():
+        if alone and said:
+            raise WrongUsage(f"{option} does not go with {alone}", hint="leave one of them out")
+    if arguments.stop and not arguments.replace:
+        raise WrongUsage("--stop goes with --replace: nothing else touches what the agent runs", hint="leave it out")
+
+
+def _recall(town: Spec, arguments: argparse.Namespace) -> int:
+    to = None if arguments.to is None else Path(os.path.abspath(arguments.to))
+    wish = Wish(to, _user(town, arguments), arguments.exec, not arguments.without_secrets)
+    if arguments.dry_run:
+        lines = plan(town, arguments.home, wish)
+        cli.put_json({"dry_run": True, "actions": lines}) if arguments.json else print("\n".join(lines))
+        return DONE
+    done = recall(town, arguments.home, wish)
+    _tell(done, wish)
+    cli.put_json(_json(done, wish)) if arguments.json else print(_pasted(done.path))
     return DONE
 
 
-def recall(town: Spec, wanted: tuple[str, str], place: Path, *, run: bool = False) -> Old:
-    """Snapshot the home that `wanted` (agent, name or its beginning) names and mount it at `place`.
+def _user(town: Spec, arguments: argparse.Namespace) -> Account | None:
+    name = arguments.as_user
+    if name is None:
+        return None
+    found = accounts.by_uid(int(name)) if name.isascii() and name.isdigit() else accounts.by_name(name)
+    if found is None:
+        raise NoSuchUser(f"no account is called {shown(name)}", hint="getent passwd lists them")
+    whose = kept.parse(arguments.home)[0].partition(".")[0]
+    agent = next((one for one in town.agents if one.uid == found.uid), None)
+    if agent is not None and agent.name == whose:
+        raise NoSuchUser(
+            f"{shown(name)} is the agent whose home it was: a boot, or a person, took it from there",
+            hint="--replace gives an agent an old home back",
+        )
+    if agent is not None:
+        cli.warn("persist", f"{agent.name} is an agent: it can read and change all that lies in that home")
+    return found
 
-    Raises NoSuchHome, Unsafe, NotEmpty, device.NoBtrfs, btrfs.BtrfsFailed, OSError.
-    """
-    with ExitStack() as stack:
-        top = stack.enter_context(device.top(town))
-        old = chosen(homes.kept(town, top), *wanted)
-        agents = stack.enter_context(ground.agents_dir(town))
-        target = stack.enter_context(_place(town, place))
-        assert target is not None, "it was made"
-        source = stack.enter_context(_copied(town, top, agents, old))
-        attributes = mounts.HARDENED | (0 if run else kernel.MOUNT_NOEXEC)
-        mounts.bind(source, target, attributes=attributes)
-    return old
 
-
-def plan(town: Spec, wanted: tuple[str, str], place: Path, *, run: bool = False) -> list[str]:
+def plan(town: Spec, wanted: str, wish: Wish) -> list[str]:
     """What `recall` would do, a line for each thing; refuses what it would refuse, and makes nothing."""
-    with device.top(town) as top, ground.agents_dir(town):
-        old = chosen(homes.kept(town, top), *wanted)
-    with _place(town, place, make=False) as fd:
-        missing = fd is None
-    where, options = shown(str(place)), "nosuid,nodev" + ("" if run else ",noexec")
-    making = [f"make      {where}, root:root 0755"] if missing else []
-    copy = shown(str(town.town.agents_dir / RECALLED))
-    return [f"snapshot  {old.name} into {copy}", *making, f"mount     the copy at {where} ({options})"]
+    with device.top(town) as top, ground.agents_dir(town) as agents:
+        chosen = kept.chosen(kept.every(town, top, agents), wanted)
+    lines = [f"snapshot  {chosen.name} into {shown(str(town.town.agents_dir / RECALLED))}"]
+    if not wish.secrets:
+        lines.append("remove    keys and logins from the copy")
+    where = "where it lies"
+    if wish.to is not None:
+        where = f"at {shown(str(wish.to))}"
+        with place.opened(town, wish.to, make=False) as fd:
+            lines += [f"make      {shown(str(wish.to))}, root:root 0755"] if fd is None else []
+    elif wish.user is not None and wish.user.uid:
+        where = f"below {showing.RUN}"
+    mapped = "" if wish.user is None else f", its files as {shown(wish.user.name)}'s"
+    return [*lines, f"mount     the copy {where} ({wish.options}){mapped}"]
 
 
-def chosen(kept: Sequence[Old], agent: str, key: str) -> Old:
-    """The one home of that agent whose name is `key`, or alone begins with it. Raises NoSuchHome."""
-    full = f"{agent}@{key}"
-    named = [old for old in kept if shown(old.agent) == shown(agent)]
-    found = [old for old in named if old.name == full] or [old for old in named if old.name.startswith(full)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise NoSuchHome(
-            f"{shown(full)} is the beginning of {len(found)} homes: {', '.join(old.name for old in found)}",
-            hint="give more of the name",
-        )
-    raise NoSuchHome(f"no home that is kept is named {shown(full)}", hint=_nearest(kept, full))
+# ---- ending a copy
 
 
-def _nearest(kept: Sequence[Old], full: str) -> str:
-    from difflib import get_close_matches
-
-    names = [old.name for old in kept]
-    near = get_close_matches(full[:200], names, n=1, cutoff=0.4)
-    if near:
-        return f"did you mean {near[0]}?"
-    return "persist homes lists what is kept" if names else "nothing was set aside yet: a rollback does that"
-
-
-@contextmanager
-def _copied(town: Spec, top: int, agents: int, old: Old) -> Iterator[int]:
-    """The root of a writable snapshot of `old`, open through agents_dir; deleted again when the mount fails."""
-    with (
-        files.opened(files.make_dirs(agents, PurePosixPath(RECALLED), mode=0o700, owner=(0, 0))) as place,
-        _original(town, top, old) as (origin, inside),
-    ):
-        ground.refuse_others(place, town.town.agents_dir / RECALLED)
-        name = f"{os.fsdecode(old.agent + b'@' + old.key)[:120]}-{secrets.token_hex(6)}"
-        with files.opened(btrfs.snapshot(origin, place, name, read_only=False)) as copy:
-            try:
-                if left := nested.fill(origin, copy):
-                    say(f"note: {left:,} nested subvolumes, with what lies in them, are not in the copy")
-                with files.opened(os.dup(copy) if inside is None else files.enter(copy, inside)) as home:
-                    # The copy is a person's: its old owner, who may be running, does not get back what a boot took.
-                    os.fchown(home, 0, 0)
-                    os.fchmod(home, 0o700)
-                    yield home
-            except BaseException:
-                subvolumes.remove(place, name)
-                raise
-
-
-@contextmanager
-def _original(town: Spec, top: int, old: Old) -> Iterator[tuple[int, bytes | None]]:
-    """The subvolume to snapshot, and where the home lies in it: a home that is a plain directory needs the whole."""
-    with homes.directory(town, top) as above:
-        assert above is not None, "a home was found in it"
-        with files.opened(files.enter(above, old.key)) as key, files.opened(files.enter(key, old.agent)) as home:
-            if old.subvolume:
-                yield home, None
+def _end(town: Spec, arguments: argparse.Namespace) -> int:
+    with device.top(town) as top, ground.agents_dir(town) as agents:
+        copy = _copy(kept.every(town, top, agents), arguments.home)
+        with files.opened(recopied.directory(town, agents)) as above:
+            name = copy.agent + b"@" + copy.key
+            if arguments.dry_run:
+                found = recopied.shown_at(above, name)
+                _refuse_busy(found)
             else:
-                yield key, old.agent
+                found = recopied.remove(above, name, _refuse_busy)
+                _clear(name)
+    done = [f"unmount   {shown(mount.target)}" for mount in found] + [f"delete    {copy.name}"]
+    if arguments.json:
+        cli.put_json({"dry_run": arguments.dry_run, "name": copy.name, "actions": done})
+    else:
+        print("\n".join(done))
+    return DONE
 
 
-@contextmanager
-def _place(town: Spec, place: Path, *, make: bool = True) -> Iterator[int | None]:
-    """The directory to mount on: real, empty, and out of every agent's reach.
-
-    Made where it is missing; with `make` false nothing is, and it is None then.
-    """
-    fd = os.open("/", files.DIRECTORY)
-    try:
-        where = Path("/")
-        for part in place.parts[1:]:
-            refuse_agents(town, fd, where)
-            where = where / part
-            below = entered(fd, part, where, make=make)
-            if below is None:
-                yield None
-                return
-            os.close(fd)
-            fd = below
-        if where == Path("/") or files.names(fd):
-            raise NotEmpty(f"{shown(str(place))} is not empty", hint="name an empty or a new directory")
-        refuse_agents(town, fd, where)
-        yield fd
-    finally:
-        os.close(fd)
+def _copy(every: list[Kept], wanted: str) -> Kept:
+    """The copy of that name, or the only one of the home of that name. Raises NoCopy, NoSuchHome."""
+    copies = [one for one in every if one.kind == "recalled"]
+    exact = [one for one in copies if one.name == wanted]
+    if not exact:
+        with suppress(NoSuchHome):
+            of = kept.chosen([one for one in every if one.kind != "recalled"], wanted).name
+            exact = [one for one in copies if one.about.of == of]
+    if len(exact) == 1:
+        return exact[0]
+    if exact:
+        names = ", ".join(one.name for one in exact[:10])
+        raise NoCopy(f"{len(exact)} copies of {shown(wanted)} are there: {names}", hint="name one of them")
+    if not copies:
+        raise NoCopy("there is no recalled copy", hint="persist homes lists what is kept")
+    return kept.chosen(copies, wanted)
 
 
-def entered(fd: int, part: str, where: Path, *, make: bool, mode: int = 0o755) -> int | None:
-    """One component of a path that a person gave, open; None where it is missing and not to be made.
-
-    Raises NotEmpty, Unsafe.
-    """
-    try:
-        try:
-            return files.open_beneath(fd, part)
-        except FileNotFoundError:
-            if not make:
-                return None
-            return files.make_dirs(fd, PurePosixPath(part), mode=mode, owner=(os.geteuid(), os.getegid()))
-    except NotADirectoryError as error:
-        raise NotEmpty(f"{shown(str(where))} is not a directory", hint="name an empty or a new directory") from error
-    except Unsafe as error:
-        real = shell_word(os.path.realpath(where))
-        raise Unsafe(f"{shown(str(where))} is a symbolic link", hint=f"if that is meant, give {real}") from error
-
-
-def refuse_agents(town: Spec, fd: int, where: Path) -> None:
-    """Raises Unsafe when an agent could put something else where `where` is, or below it.
-
-    Who is in a group, and may be in it later, is not known here: write access for any group but root's is too much.
-    Whoever has it can move the mount's directory away, in a mount namespace that is older than the mount.
-    """
-    found = os.fstat(fd)
-    sticky = bool(found.st_mode & stat.S_ISVTX)  # there, only the owner of an entry can put another in its place
-    others = [writer for writer in acl.writers(fd) if not (sticky and writer.kind == "everybody")]
-    if found.st_uid in {agent.uid for agent in town.agents} or any(map(_is_not_root, others)):
-        raise Unsafe(
-            f"{shown(str(where))} can be changed by an agent, or by a group that an agent may be in (owner uid "
-            f"{found.st_uid}, group {found.st_gid}, mode {found.st_mode & 0o7777:04o})",
-            hint="name a directory whose parents nobody but root, or a person who owns them, can write to, such as one "
-            f"below /srv; getfacl {shell_word(str(where))} shows who can",
+def _refuse_busy(found: list[Mount]) -> None:
+    if busy := running.holding(-1, found):
+        raise recopied.InUse(
+            f"the copy is in use: {running.named(busy)}",
+            hint=f"leave it, or end them: kill {' '.join(str(one.pid) for one in busy[:8])}",
         )
 
 
-def _is_not_root(writer: Writer) -> bool:
-    return writer.kind == "everybody" or writer.id != 0
+def _clear(name: bytes) -> None:
+    """The directory of ours that it was mounted at."""
+    with suppress(OSError):
+        os.rmdir(showing.RUN / os.fsdecode(name))
 
 
-def _tell(old: Old, place: Path, *, run: bool) -> None:
-    where = shell_word(str(place))
-    say(f"{old.name} is at {where}: a writable copy, gone after the next boot; the old home stays as it is")
-    noexec = "" if run else "; the mount is noexec, which stops programs but no script that an interpreter is given"
+# ---- words
+
+
+def _pasted(path: Path) -> str:
+    return shell_word(str(path)) if shown(str(path)) != str(path) else str(path)
+
+
+def _tell(done: Recalled, wish: Wish) -> None:
+    where = shell_word(str(done.path))
+    whose = "" if wish.user is None else f", its files as {shown(wish.user.name)}'s"
+    say(f"{done.of.name} is at {where}: a writable copy{whose}, gone after the next boot; the old home stays as it is")
+    if done.of.about.paths:
+        paths = ", ".join(shown(str(path)) for path in done.of.about.paths)
+        say(f"note: what lies apart from the home, and was kept with it, is not in the copy: {paths}")
+    if done.left:
+        say(f"note: {done.left:,} nested subvolumes, with what lies in them, are not in the copy")
+    noexec = (
+        "" if wish.run else "; the mount is noexec, which stops programs but no script that an interpreter is given"
+    )
     say(f"careful: an agent wrote this, and git, editors and shells run what lies in it{noexec}")
-    say(f"when done: umount {where}")
+    for line in secret_lines(done.found.secrets, whole=done.found.whole, left_out=not wish.secrets):
+        say(line)
+    say(f"when done: persist recall --end {shell_word(done.name)}; or umount {where}, and the next boot takes the copy")
+
+
+def secret_lines(found: object, *, whole: bool, left_out: bool) -> list[str]:
+    """What a person should hear of keys and logins in a home."""
+    lines = []
+    if left_out:
+        lines.append(f"keys and logins left out: {found}" if found else "no keys or logins were found to leave out")
+    elif found:
+        lines.append(f"keys and logins are in it: {found}; --without-secrets leaves them out")
+    if not whole:
+        lines.append("note: not all of it was looked through for keys and logins: it is large, or could not be read")
+    return lines
+
+
+def _json(done: Recalled, wish: Wish) -> dict[str, object]:
+    return {
+        "name": done.name,
+        "of": done.of.name,
+        "path": cli.named(os.fsencode(done.path)),
+        "options": wish.options.split(","),
+        "user": None if wish.user is None else wish.user.name,
+        "mapped_by": done.mapped or None,
+        "secrets": {
+            "left_out": not wish.secrets,
+            "found": done.found.secrets.count,
+            "first": [cli.named(path) for path in done.found.secrets.first],
+            "whole": done.found.whole,
+        },
+        "nested_left_out": done.left,
+    }

@@ -91,15 +91,18 @@ def plan(town: Spec, agent: Agent, here: Ground, *, stop: bool) -> tuple[Action,
     return (*ends, *_unmounts(town, agent, here, stop=stop))
 
 
-def release(town: Spec, agent: Agent, here: Ground, *, stop: bool) -> list[Action]:
-    """Take the agent's binds away; what was done. Raises ProcessesRun, running.NotEnded, StillMounted, Unsafe."""
+def release(town: Spec, agent: Agent, here: Ground, *, stop: bool, whole: bool = False) -> list[Action]:
+    """Take the agent's binds away; what was done. Raises ProcessesRun, running.NotEnded, StillMounted, Unsafe.
+
+    `whole`: nothing at all may be mounted in the home then, for it is about to be moved.
+    """
     done: list[Action] = []
     if stop:
         done += map(End, running.end(agent.uid))
-    _refuse(town, agent, here, stop=stop)
+    _refuse(town, agent, here, stop=stop, whole=whole)
     for _ in range(_LOOKS):
         try:
-            for unmount in _unmounts(town, agent, here, stop=stop):
+            for unmount in _unmounts(town, agent, here, stop=stop, whole=whole):
                 _unmount(town, agent, here, unmount)
                 done.append(unmount)
         except _MovedAbout:
@@ -110,9 +113,9 @@ def release(town: Spec, agent: Agent, here: Ground, *, stop: bool) -> list[Actio
     )
 
 
-def _refuse(town: Spec, agent: Agent, here: Ground, *, stop: bool) -> None:
+def _refuse(town: Spec, agent: Agent, here: Ground, *, stop: bool, whole: bool = False) -> None:
     """Raises ProcessesRun: nothing is unmounted under anybody's feet."""
-    wanted = [unmount.mount for unmount in _unmounts(town, agent, here, stop=stop)]
+    wanted = [unmount.mount for unmount in _unmounts(town, agent, here, stop=stop, whole=whole)]
     if not wanted:
         return
     if not stop and (found := running.of(agent.uid)):
@@ -127,7 +130,7 @@ def _refuse(town: Spec, agent: Agent, here: Ground, *, stop: bool) -> None:
         )
 
 
-def _unmounts(town: Spec, agent: Agent, here: Ground, *, stop: bool) -> list[Unmount]:
+def _unmounts(town: Spec, agent: Agent, here: Ground, *, stop: bool, whole: bool = False) -> list[Unmount]:
     """Innermost first. What lies on or in a bind and is not the agent's own would go with it: that is refused."""
     home = Path(os.path.realpath(town.home(agent)))
     every = mounts.below(home)
@@ -136,9 +139,9 @@ def _unmounts(town: Spec, agent: Agent, here: Ground, *, stop: bool) -> list[Unm
     for mount in every:
         if mount.id in ours:
             found.append(Unmount(mount))
-        elif _lies_in(mount, every, ours) or _leads_to(mount, every, ours):
+        elif whole or _lies_in(mount, every, ours) or _leads_to(mount, every, ours):
             if not (stop and _agents_fuse(mount, agent)):
-                raise _foreign(mount, agent)
+                raise _foreign(mount, agent, whole=whole)
             found.append(Unmount(mount, fuse=True))
     return _outermost_of_fuse(found)
 
@@ -178,14 +181,15 @@ def _outermost_of_fuse(found: list[Unmount]) -> list[Unmount]:
     return [unmount for unmount in found if not (unmount.fuse and _lies_in(unmount.mount, every, fuse))]
 
 
-def _foreign(mount: Mount, agent: Agent) -> StillMounted:
+def _foreign(mount: Mount, agent: Agent, *, whole: bool) -> StillMounted:
     if _agents_fuse(mount, agent):
         return StillMounted(
             f"{agent.name} mounted something itself, at {shown(mount.target)}",
             hint=f"persist release --stop {agent.name} ends its processes and takes that away too",
         )
+    where = "in the home" if whole else "in or above a bind"
     return StillMounted(
-        f"something else is mounted at {shown(mount.target)} ({shown(mount.kind)}), in or above a bind",
+        f"something else is mounted at {shown(mount.target)} ({shown(mount.kind)}), {where}",
         hint=f"look what it is: findmnt {shell_word(mount.target)}; unmount it, then release again",
     )
 

@@ -21,7 +21,7 @@ from town.terminal import shown
 _OWNER, _PARENT = 0xB704, 0xB702  # NS_GET_OWNER_UID, NS_GET_PARENT (include/uapi/linux/nsfs.h)
 _COMMAND = 60  # characters of a command line that are shown
 _NESTED = 40  # user namespaces within each other; the kernel allows 32
-_FEW = 8
+_FEW, _MANY = 8, 100
 _PAUSE = 0.05
 _NOBODYS = (1 << 32) - 2  # the highest uid there is: no account has it
 GRACE, BOUND = 10.0, 15.0  # seconds that processes have to end, and that killing them may take
@@ -89,6 +89,76 @@ def holding(uid: int, wanted: Collection[mounts.Mount]) -> list[Process]:
         for pid, uids in _every()
         if int(pid) != os.getpid() and not _is_of(pid, uids, uid) and _held(looked, pid)
     ]
+
+
+def inside(uid: int, home: Path) -> list[Process]:
+    """Processes of anybody else that live in a home, or have something in it open or mapped."""
+    top = os.fsencode(os.path.realpath(home))
+    return [
+        _process(pid, uids)
+        for pid, uids in _every()
+        if int(pid) != os.getpid() and not _is_of(pid, uids, uid) and any(_lies_in(top, path) for path in _paths(pid))
+    ]
+
+
+def _lies_in(top: bytes, path: bytes) -> bool:
+    return path == top or path.startswith(top + b"/")
+
+
+def _paths(pid: str) -> Iterator[bytes]:
+    """The names, as the kernel knows them, of what a process has: nothing is asked of a filesystem."""
+    for name in ("cwd", "root", "exe", *_mapped(pid), *_opened(pid)):
+        with suppress(OSError):
+            yield os.readlink(os.fsencode(f"/proc/{pid}/{name}"))
+
+
+def _opened(pid: str) -> list[str]:
+    try:
+        return [f"fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:
+        return []
+
+
+def within(pid: int, uid: int) -> bool:
+    """Whether a process lives in the slice of that user, whoever it is: it ends with the user's sessions."""
+    with suppress(OSError):
+        return f"/user-{uid}.slice/" in f"{_cgroup(str(pid))}/"
+    return False
+
+
+def holding_lock(fd: int) -> str:
+    """Who has an open file locked (flock(2)), as the end of a sentence; empty where nobody, or nobody can say."""
+    path, inode = os.readlink(f"/proc/self/fd/{fd}"), b":%d" % os.fstat(fd).st_ino
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_bytes().splitlines():
+            words = line.split()  # proc_locks(5): number, FLOCK, ADVISORY, WRITE, pid, major:minor:inode, …
+            if len(words) < 6 or words[1] != b"FLOCK" or not words[5].endswith(inode):
+                continue
+            pid = words[4].decode()
+            if path in _names_of(pid) and (uids := _uids(pid)):
+                return f": {_process(pid, uids)}"
+    return ""
+
+
+def _names_of(pid: str) -> Iterator[str]:
+    for name in _opened(pid):
+        with suppress(OSError):
+            yield os.readlink(f"/proc/{pid}/{name}")
+
+
+def groups(uid: int) -> set[str]:
+    """The cgroups in which processes of the agent live."""
+    found = set[str]()
+    for process in of(uid):
+        with suppress(OSError):
+            found.add(_cgroup(str(process.pid)))
+    return found
+
+
+def system_units(uid: int) -> list[str]:
+    """The services of the machine's systemd in which processes of the agent live, whoever else does there."""
+    outside = (group.split("/") for group in sorted(groups(uid)) if not group.startswith("/user.slice/"))
+    return [name for parts in outside for name in parts if name.endswith(".service")][:_MANY]
 
 
 def named(found: Sequence[Process]) -> str:

@@ -22,15 +22,23 @@ _DEEPEST = 1000  # subvolumes in subvolumes
 def entries(town: Spec, top: int, names: Btrfs) -> Mapping[bytes, str]:
     """Names in @agents-old, each with the reason why it stays. `top`: the top level, open. Raises nothing."""
     found: dict[bytes, str] = {}
-    places: dict[int, bytes] | None = None
     for agent in town.agents:
-        for number, what in _needed(town, agent, top):
-            with suppress(OSError, BtrfsFailed):
-                if places is None:
-                    places = {nested.id: nested.path for nested in btrfs.nested(top)}
-                name = _entry(top, number, places, os.fsencode(names.old))
-                if name is not None:
-                    found.setdefault(name, f"it has {what} of {agent.name}, which no restore has brought over yet")
+        for name, why in of(town, agent, top, names).items():
+            found.setdefault(name, why)
+    return found
+
+
+def of(town: Spec, agent: Agent, top: int, names: Btrfs) -> Mapping[bytes, str]:
+    """The same for the homes of one agent."""
+    found: dict[bytes, str] = {}
+    places: dict[int, bytes] | None = None
+    for number, what in _needed(town, agent, top):
+        with suppress(OSError, BtrfsFailed):
+            if places is None:
+                places = {nested.id: nested.path for nested in btrfs.nested(top)}
+            name = _entry(top, number, places, os.fsencode(names.old))
+            if name is not None:
+                found.setdefault(name, f"it has {what} of {agent.name}, which no restore has brought over yet")
     return found
 
 

@@ -9,20 +9,21 @@ import os
 import sys
 import time
 from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import assert_never
 
-from persist import aside, ballast, device, ground, leftovers, prune, rollback, room, spared
+from persist import aside, ballast, device, ground, leftovers, prune, rollback, room, shelving, spared
 from persist.aside import Aside
 from persist.keep import Action, Delete, GiveWay, MakeBallast, Relieve, plan
 from persist.prune import InUse, Old
 from persist.tidied import NOTHING, Outcome, as_json, tell_in_use, tell_plan
-from town import btrfs, cli, spec, trust
+from town import btrfs, cli, files, spec, trust
 from town.failure import DONE, FAILED, Failure, TryLater
 from town.spec import Btrfs, Spec
 from town.terminal import counted, say, shown
 
-_LOCK = "tidy.lock"
+LOCK = "tidy.lock"
 
 
 class Running(TryLater):
@@ -43,7 +44,7 @@ def command(arguments: argparse.Namespace) -> int:
         with device.top(town) as top:
             return tell_plan(top, _names(town), now, json=arguments.json, stays=_spared(town, top))
     busy = Running("another persist tidy is running", hint="wait until it has ended")
-    with device.top(town) as top, rollback.alone(_LOCK, busy):
+    with device.top(town) as top, rollback.alone(LOCK, busy):
         outcome = Tidy(top, _names(town), _spared(town, top)).run(now, quiet=arguments.json)
         if arguments.json:
             cli.put_json(as_json(top, _names(town), outcome))
@@ -113,6 +114,15 @@ class Tidy:
                 continue
             self._outcome.swept.append(name)
             yield f"deleted   {shown(name)}: a sync that was killed left it"
+        self._sweep_snapshots()
+
+    def _sweep_snapshots(self) -> None:
+        """What killed commands left hidden among the snapshots; those themselves stay, whatever `keep` says."""
+        with suppress(FileNotFoundError), files.opened(files.enter(self._top, self._names.snapshots)) as above:
+            for name in files.names(above):
+                with suppress(NotADirectoryError), files.opened(files.enter(above, name)) as fd:
+                    if shelving.sweep(fd):
+                        self._broken(name, Failure("what is left of a snapshot cannot be deleted", hint=prune.LOOK))
 
     def _broken(self, name: bytes, failure: Failure) -> None:
         self._outcome.failed.append((name, failure))

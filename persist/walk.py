@@ -16,7 +16,7 @@ from town import btrfs, files, kernel
 from town.failure import Failure, Unsafe
 
 Kind = Literal["file", "symlink", "fifo", "socket", "device", "directory", "subvolume", "unreadable"]
-_KINDS: dict[int, Kind] = {
+KINDS: dict[int, Kind] = {
     stat.S_IFREG: "file",
     stat.S_IFLNK: "symlink",
     stat.S_IFIFO: "fifo",
@@ -62,6 +62,7 @@ class Entry:
     name: bytes
     kind: Kind
     bytes: int  # apparent size; a file with several names counts once
+    changed: int = 0  # ctime, ns since the epoch
 
 
 Entered = Callable[[Directory, bytes], bool]
@@ -132,9 +133,9 @@ class _Walker:
             yield below.directory
             yield from self._listed(fd, below)
             if below.directory.subvolume:
-                yield Entry(directory, name, "subvolume", 0)
+                yield Entry(directory, name, "subvolume", 0, os.fstat(fd).st_ctime_ns)
             elif not below.seen:
-                yield Entry(directory, name, "directory", 0)
+                yield Entry(directory, name, "directory", 0, os.fstat(fd).st_ctime_ns)
             keep = bool(below.left)
         finally:
             if not keep:
@@ -171,8 +172,8 @@ class _Walker:
             if error.errno == errno.EXDEV:
                 self.mounted.append(directory.path(name))
             return None
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "unreadable")
-        return Entry(directory, name, kind, 0 if self._counted(found) else found.st_size)
+        kind = KINDS.get(stat.S_IFMT(found.st_mode), "unreadable")
+        return Entry(directory, name, kind, 0 if self._counted(found) else found.st_size, found.st_ctime_ns)
 
     def _counted(self, found: os.stat_result) -> bool:
         if found.st_nlink == 1:

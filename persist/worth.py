@@ -7,14 +7,14 @@ import re
 from typing import Literal
 
 Worth = Literal["git work tree", "database", "session", "notes"]
-ORDER: tuple[Worth, ...] = ("git work tree", "database", "session", "notes")
+ORDER: tuple[Worth, ...] = ("git work tree", "session", "notes", "database")
 
 # A directory that holds one of these names is of that kind; git first, since a work tree also holds notes.
 _MARKS: tuple[tuple[Worth, tuple[bytes, ...]], ...] = (
     ("git work tree", (b".git",)),
-    ("database", (b"*.db", b"*.sqlite", b"*.sqlite3", b"*.duckdb", b"*.kdbx")),
-    ("session", (b"history.jsonl", b"*.session", b"sessions")),
+    ("session", (b"*.jsonl", b"*.session", b"sessions")),
     ("notes", (b"*.md", b"*.org", b"*.ipynb", b"*.tex")),
+    ("database", (b"*.db", b"*.sqlite", b"*.sqlite3", b"*.duckdb", b"*.kdbx")),
 )
 _EXACT: dict[bytes, Worth] = {pattern: kind for kind, patterns in _MARKS for pattern in patterns if b"*" not in pattern}
 _SUFFIX: dict[bytes, Worth] = {

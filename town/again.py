@@ -12,7 +12,8 @@ from town.terminal import shell_word
 
 _VERBS = {
     "persist": "check init rollback restore sync lost status homes tidy recall units install uninstall "
-    "log get verify prune forget repair key release adopt chown metrics sweep account failed",
+    "log get verify prune forget repair key release adopt chown metrics sweep account failed "
+    "snapshot reset diff export import",
     "identity": "gen install check secret host show rotate revoke import recipients publish",
 }
 _NO_OUT = ("host",)  # of identity: the verbs without --out

@@ -38,6 +38,7 @@ def agent(value: object, place: Place, name: str, town: Town) -> Agent:
                 "prompts", lambda found, at: prompts(found, at, name, role), prompts({}, place, name, role)
             ),
             delivered=table.take("delivered", array(text(_delivered, '".config/git/config"'), '[".ssh"]'), ()),
+            quota=table.take("quota", text(grammar.quota, '"20G"'), None),
         )
 
 

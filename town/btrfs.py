@@ -134,13 +134,15 @@ class Key(NamedTuple):
     offset: int
 
 
-def search(fd: int, tree: int, wanted: tuple[int, int], *, items: int = 1024) -> Iterator[tuple[Key, bytes]]:
+def search(
+    fd: int, tree: int, wanted: tuple[int, int], *, items: int = 1024, first: int = 0
+) -> Iterator[tuple[Key, bytes]]:
     """The items of one object id and kind in a tree (0: the one that `fd` lies in), in the order of their offset.
 
-    Asks for `items` at a time and holds no more. Needs CAP_SYS_ADMIN; raises OSError.
+    From the offset `first` on. Asks for `items` at a time and holds no more. Needs CAP_SYS_ADMIN; raises OSError.
     """
     objectid, kind = wanted
-    offset, size = 0, 1 << (16 if items > 1 else 12)
+    offset, size = first, 1 << (16 if items > 1 else 12)
     while offset < 1 << 64:
         # btrfs_ioctl_search_args_v2: a key of 104 bytes, a size, a buffer.
         key = struct.pack("=7Q4I4Q", tree, objectid, objectid, offset, _LAST, 0, _LAST, kind, kind, items, 0, *[0] * 4)
@@ -172,6 +174,15 @@ def _path_of(fd: int, tree: int, inode: int) -> bytes | None:
             return None
         raise
     return bytes(arguments[16:]).partition(b"\0")[0]
+
+
+def path_in(fd: int) -> bytes | None:
+    """Where an open directory lies in its subvolume, with a slash at the end; None where it is too deep for a path.
+
+    Needs CAP_SYS_ADMIN.
+    """
+    with _named("the subvolume"):
+        return _path_of(fd, btrfsutil.subvolume_id(fd), os.fstat(fd).st_ino)
 
 
 def create(directory: int, name: str) -> int:

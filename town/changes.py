@@ -39,6 +39,8 @@ class Changed(NamedTuple):
     mode: int
     names: int
     refs: tuple[Ref, ...]  # all its names; empty when they did not lie beside it: `refs` finds them
+    size: int = 0  # bytes, as it is on the disk: what was not written out yet is missing
+    changed: int = 0  # ctime, ns since the epoch
 
 
 def since(fd: int, transid: int) -> Iterator[Changed]:
@@ -46,7 +48,7 @@ def since(fd: int, transid: int) -> Iterator[Changed]:
 
     What has no name any more (deleted while open) is left out. Raises OSError.
     """
-    found: tuple[int, int, int, int] | None = None
+    found: tuple[int, int, int, int, int, int] | None = None
     names: list[Ref] = []
     for objectid, kind, offset, buffer, at, length in _items(fd, transid + 1):
         if kind == _INODE_ITEM:
@@ -54,7 +56,10 @@ def since(fd: int, transid: int) -> Iterator[Changed]:
                 yield _changed(found, names)
             generation, written = _HEADER_AND_STARTS.unpack_from(buffer, at)
             nlink, _, _, mode = _NLINK_MODE.unpack_from(buffer, at + 40)
-            found = (objectid, generation, mode, nlink) if written > transid and nlink else None
+            found = None
+            if written > transid and nlink:
+                size, (seconds, fraction) = _U64.unpack_from(buffer, at + 16)[0], _TIME.unpack_from(buffer, at + _CTIME)
+                found = (objectid, generation, mode, nlink, size, seconds * 10**9 + fraction)
             names = []
         elif found is not None and objectid == found[0]:
             if kind == _INODE_REF:
@@ -73,6 +78,13 @@ def refs(fd: int, inode: int) -> list[Ref]:
     for _, item in btrfs.search(fd, 0, (inode, _INODE_EXTREF)):
         found += _far_names(item, 0, len(item))
     return found
+
+
+def ref(fd: int, inode: int) -> Ref | None:
+    """The name of a directory, which has but one; None when it is gone. Raises OSError."""
+    for key, item in btrfs.search(fd, 0, (inode, _INODE_REF), items=1):
+        return next(_names(key.offset, item, 0, len(item)), None)
+    return None
 
 
 def parent(fd: int, inode: int) -> int:
@@ -99,8 +111,8 @@ def times(fd: int, transid: int) -> Iterator[int]:
             yield int(seconds * 10**9 + fraction)
 
 
-def _changed(found: tuple[int, int, int, int], names: list[Ref]) -> Changed:
-    return Changed(*found, tuple(names) if len(names) == found[3] else ())
+def _changed(found: tuple[int, int, int, int, int, int], names: list[Ref]) -> Changed:
+    return Changed(*found[:4], tuple(names) if len(names) == found[3] else (), *found[4:])
 
 
 def _names(parent: int, buffer: bytes | bytearray, at: int, length: int) -> Iterator[Ref]:
@@ -120,7 +132,10 @@ def _far_names(buffer: bytes | bytearray, at: int, length: int) -> Iterator[Ref]
 
 
 def _items(fd: int, least: int) -> Iterator[tuple[int, int, int, bytearray, int, int]]:
-    """Every item, in order, of leaves written in transaction `least` or later: key, buffer, where in it, length."""
+    """Inodes and their names, in order, of leaves written in transaction `least` or later.
+
+    Each is a key, a buffer, where in it, a length.
+    """
     objectid, kind, offset = FIRST_INODE, 0, 0
     buffer = bytearray(_ARGUMENTS.size + _BUFFER)
     while True:
@@ -133,8 +148,10 @@ def _items(fd: int, least: int) -> Iterator[tuple[int, int, int, bytearray, int,
             return
         for _ in range(count):
             _, objectid, offset, kind, length = _HEADER.unpack_from(buffer, at)
-            yield objectid, kind, offset, buffer, at + _HEADER.size, length
-            at += _HEADER.size + length
+            at += _HEADER.size
+            if kind <= _INODE_EXTREF:  # most are not: entries of directories, extents
+                yield objectid, kind, offset, buffer, at, length
+            at += length
         objectid, kind, offset = _next(objectid, kind, offset)
 
 

@@ -29,6 +29,7 @@ _SUBVOLUME = r"[A-Za-z0-9@_][A-Za-z0-9@_.+-]{0,199}"
 _PROMPT = r"[a-z][a-z0-9-]{0,63}"
 _UUID = r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 _SIZE = r"[0-9]{1,9}(\.[0-9]{1,3})?[KMGT]"
+_LEAST_QUOTA = 1 << 20
 _PERCENT = r"[0-9]{1,2}(\.[0-9]{1,3})?%"
 _SPAN = r"\s*([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([A-Za-zµμ]*)"
 _KEY_PART = r"[A-Za-z][A-Za-z0-9._-]{0,63}"
@@ -325,6 +326,20 @@ def free_bytes(text: str, total: int) -> int:
     """What a checked `free` means on a filesystem of `total` bytes."""
     number, unit = float(text[:-1]), text[-1]
     return int(total * number / 100) if unit == "%" else int(number * 1024 ** (" KMGT".index(unit)))
+
+
+def quota(text: str) -> str:
+    """How much an agent may hold: a size in powers of 1024, at least 1M."""
+    if not re.fullmatch(_SIZE, line(text)):
+        raise Wrong(f"{quoted(text)} is no size", 'write it as in "20G" (K, M, G, T)')
+    if not _LEAST_QUOTA <= size_bytes(text) < 1 << 63:
+        raise Wrong(f"{quoted(text)} is no size that a home could have", 'write it as in "20G"; at least "1M"')
+    return text
+
+
+def size_bytes(text: str) -> int:
+    """What a checked size means in bytes."""
+    return int(float(text[:-1]) * 1024 ** (" KMGT".index(text[-1])))
 
 
 def rate(text: str) -> float:

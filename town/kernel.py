@@ -30,9 +30,10 @@ MOUNT_RDONLY, MOUNT_NOSUID, MOUNT_NODEV, MOUNT_NOEXEC, MOUNT_NOATIME, MOUNT_NOSY
     0x10,
     0x200000,
 )
+MOUNT_IDMAP = 0x100000
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
-CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = (
-    0x00020000, 0x04000000, 0x08000000, 0x20000000, 0x40000000,
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
+    0x00020000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
 )  # fmt: skip
 MS_PRIVATE, MS_REC, MNT_DETACH, UMOUNT_NOFOLLOW = 1 << 18, 1 << 14, 2, 8
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
@@ -83,9 +84,12 @@ def move_mount(from_fd: int, to_fd: int) -> None:
     checked(_call(_MOVE_MOUNT, ctypes.c_int(from_fd), b"", ctypes.c_int(to_fd), b"", ctypes.c_uint(flags)))
 
 
-def mount_setattr(fd: int, *, add: int, recursive: bool = False) -> None:
-    """mount_setattr(2): add MOUNT_* attributes to the mount that `fd` stands for."""
-    attributes = struct.pack("=QQQQ", add, 0, 0, 0)
+def mount_setattr(fd: int, *, add: int, recursive: bool = False, userns: int = 0) -> None:
+    """mount_setattr(2): add MOUNT_* attributes to the mount that `fd` stands for.
+
+    `userns`: with MOUNT_IDMAP, the user namespace (open) whose maps say who its owners appear to be.
+    """
+    attributes = struct.pack("=QQQQ", add, 0, 0, userns)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     checked(
         _call(

@@ -22,7 +22,14 @@ def held(directory: int, name: str, busy: TryLater) -> Iterator[None]:
 
 def take(fd: int, busy: TryLater, *, shared: bool = False) -> None:
     """Lock an open file or directory until its descriptor is closed. Raises `busy` at once when somebody has it."""
+    if not free(fd, shared=shared):
+        raise busy
+
+
+def free(fd: int, *, shared: bool = False) -> bool:
+    """Lock an open file or directory until its descriptor is closed; false where somebody has it."""
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise busy from error
+    except BlockingIOError:
+        return False
+    return True

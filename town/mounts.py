@@ -29,16 +29,19 @@ class Mount(NamedTuple):
     parent: int = 0  # id of the mount that it lies on
 
 
-def bind(source: int, target: int, *, attributes: int = HARDENED) -> None:
-    """Make the directory that `source` has open appear where `target` has one open. Raises OSError."""
-    os.close(placed(source, target, attributes=attributes))
+def bind(source: int, target: int, *, attributes: int = HARDENED, userns: int = 0) -> None:
+    """Make the directory that `source` has open appear where `target` has one open. Raises OSError.
+
+    `userns`: a user namespace (`town.idmap`) that says who the owners of what lies in it appear to be.
+    """
+    os.close(placed(source, target, attributes=attributes, userns=userns))
 
 
-def placed(source: int, target: int, *, attributes: int = HARDENED) -> int:
+def placed(source: int, target: int, *, attributes: int = HARDENED, userns: int = 0) -> int:
     """`bind`, and a descriptor of the new mount: what `detach` takes back wherever its directory was moved to."""
     tree = kernel.open_tree(source)
     try:
-        kernel.mount_setattr(tree, add=attributes)
+        kernel.mount_setattr(tree, add=attributes | (kernel.MOUNT_IDMAP if userns else 0), userns=userns)
         kernel.move_mount(tree, target)
     except BaseException:
         os.close(tree)
@@ -107,6 +110,17 @@ def at(path: Path) -> Mount | None:
     """The topmost mount whose target is exactly `path`, or None."""
     wanted = os.fsencode(path)
     return next((mount for mount in reversed(table()) if mount.target == wanted), None)
+
+
+def holding(path: Path) -> Mount | None:
+    """The mount that a path lies in, by its name alone: nothing is opened."""
+    parts = Path(os.path.realpath(path)).parts
+    within = [mount for mount in table() if Path(os.fsdecode(mount.target)).parts == parts[: _depth(mount)]]
+    return max(enumerate(within), key=lambda found: (_depth(found[1]), found[0]), default=(0, None))[1]
+
+
+def _depth(mount: Mount) -> int:
+    return len(Path(os.fsdecode(mount.target)).parts)
 
 
 def below(path: Path) -> list[Mount]:

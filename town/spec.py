@@ -200,6 +200,14 @@ class Agent(NamedTuple):
     devices: tuple[Device, ...]
     prompts: Prompts
     delivered: tuple[PurePosixPath, ...] = ()  # in the home, brought by others: `identity install` leaves it alone
+    quota: str | None = None  # what home and persisted data may hold together: a size such as 20G; None: no limit
+
+    @property
+    def quota_bytes(self) -> int | None:
+        """The quota in bytes; None: no limit."""
+        from town import grammar
+
+        return None if self.quota is None else grammar.size_bytes(self.quota)
 
     @property
     def person(self) -> Person:

@@ -19,7 +19,8 @@ from town.btrfs import EMPTY_INODE, FIRST_INODE, ROOT_BACKREF, ROOT_REF, ROOT_TR
 from town.files import DIRECTORY
 
 _SNAP_DESTROY = 0x5000940F
-_INODE_ITEM = 1
+_INODE_ITEM, _ROOT_ITEM = 1, 132
+_PARENT_UUID = slice(263, 279)
 _UUID_TREE, _UUID_KEY = 9, 251  # BTRFS_UUID_TREE_OBJECTID, BTRFS_UUID_KEY_SUBVOL
 _ORPHANS, _ORPHAN_ITEM = (1 << 64) - 5, 48  # BTRFS_ORPHAN_OBJECTID
 _HANDLE_KIND, _HANDLE_SIZE = 0x4D, 20  # FILEID_BTRFS_WITHOUT_PARENT: inode, tree, generation
@@ -60,6 +61,17 @@ def by_uuid(fd: int, uuid: bytes) -> int | None:
     for key, item in btrfs.search(fd, _UUID_TREE, (first, _UUID_KEY)):
         if key.offset == second:
             return int(struct.unpack_from("=Q", item)[0])
+    return None
+
+
+def origin(fd: int, number: int) -> int | None:
+    """The subvolume that the subvolume `number` is a snapshot of; None: of nothing, or of one that is gone.
+
+    Raises OSError.
+    """
+    for _, item in btrfs.search(fd, ROOT_TREE, (number, _ROOT_ITEM)):
+        if len(item) >= _PARENT_UUID.stop and any(item[_PARENT_UUID]):  # struct btrfs_root_item
+            return by_uuid(fd, item[_PARENT_UUID])
     return None
 
 

@@ -47,13 +47,14 @@ def _btrfs(btrfs: Btrfs) -> dict[str, Any]:
 
 def _agent(agent: Agent) -> dict[str, Any]:
     git, secrets, prompts = agent.git, agent.secrets, agent.prompts
-    return {
+    return _said({
         "uid": agent.uid,
         "gid": agent.gid,
         "role": agent.role,
         "description": agent.description,
         "persist": [_persist(entry) for entry in agent.persist],
         "delivered": [str(path) for path in agent.delivered],
+        "quota": agent.quota,
         "sudo": agent.sudo,
         "devices": [device._asdict() | {"attrs": dict(device.attrs)} for device in agent.devices],
         "git": {"name": git.name, "email": git.email, "signing": False if git.signing == "none" else git.signing},
@@ -71,7 +72,7 @@ def _agent(agent: Agent) -> dict[str, Any]:
             "extra": prompts.extra,
             "settings": prompts.settings,
         },
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 def _persist(entry: Persist) -> dict[str, Any]:

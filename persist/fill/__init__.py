@@ -26,7 +26,7 @@ from persist.fill.left import Left
 from persist.fill.levels import Levels
 from persist.fill.listings import Listings
 from persist.fill.made import Made
-from persist.fill.plan import Making, Plan
+from persist.fill.plan import Making, Plan, Room
 from persist.fill.syncing import syncing
 from persist.fill.writing import Writing
 from persist.store import StoreDamaged
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from persist.progress import Progress
     from persist.store import Store
 
-__all__ = ["CannotMake", "Facts", "Going", "Made", "NotSame", "Source", "Totals", "fill", "fill_one"]
+__all__ = ["CannotMake", "Facts", "Going", "Made", "NotSame", "Room", "Source", "Totals", "fill", "fill_one"]
 
 _MUCH = 16 << 20  # bytes that were fetched
 
@@ -76,12 +76,13 @@ def fill(
     going: Going | None = None,
     tell: Callable[[Made], None] | None = None,
     progress: "Progress | None" = None,
+    fits: Callable[[Room], None] | None = None,
 ) -> Totals:
     """Fill the directory `into` with a declared path, then give it its own facts.
 
     It is empty, or what `going` had begun there. `scratch`: a directory of root's for a plan that is not kept. `tell`
-    is told what was made, at the very end; only with `going`, for it reads the plan. Raises StoreDamaged,
-    StoreUnreachable, CannotMake, Unsafe, NotSame, OSError.
+    is told what was made, at the very end; only with `going`, for it reads the plan. `fits` is told what it will take,
+    before anything is made, and may raise. Raises StoreDamaged, StoreUnreachable, CannotMake, Unsafe, NotSame, OSError.
     """
     assert tell is None or going is not None
     began, requests = time.monotonic(), source.store.requests
@@ -92,6 +93,8 @@ def fill(
         return _planned(source, path, top)
 
     with _naming(scratch, going), _plan(scratch, made, going) as (plan, totals, read):
+        if fits is not None:
+            fits(plan.room())
         done, there = _carried_out(source, plan, into, facts, look=tell is not None, going=going, progress=progress)
         with naming(top.entry.name):
             facts.give(into, top.entry)

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 from persist.bucket.blobs import FrameWanted
@@ -150,6 +151,13 @@ class Making:
 Row = tuple[int, int, int, int, bytes, int, int, int, int, bytes, int, int, int, int, int, int, int]
 
 
+class Room(NamedTuple):
+    """What a plan will take on the disk: names (directories too), and bytes of files without their holes."""
+
+    names: int
+    bytes: int
+
+
 class Plan:
     """A plan that is whole, to be carried out. For one thread."""
 
@@ -157,6 +165,13 @@ class Plan:
         self.path = path
         where = f"file:{quote(os.fspath(path))}?mode=ro&immutable=1"
         self.db = atlas.tuned(sqlite3.connect(where, uri=True, isolation_level=None), _CACHE)
+
+    def room(self) -> Room:
+        """What it will take; a file with several names once."""
+        names, held = self.db.execute(
+            "SELECT COUNT(*), COALESCE(SUM(CASE WHEN first IS NULL THEN filled END), 0) FROM entries"
+        ).fetchone()
+        return Room(names, held)
 
     def close(self) -> None:
         """Close it; the file stays."""

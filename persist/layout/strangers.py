@@ -10,8 +10,8 @@ import stat
 from persist import elsewhere
 from persist.layout.actions import Findings
 from persist.layout.top import entry_of, is_subvolume
-from persist.recall import RECALLED
 from persist.restore.found import HIDDEN
+from persist.shelves import RECALLED
 from town import btrfs, files
 from town.spec import Spec
 from town.terminal import counted, shown

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 
-from persist import copies, ground, proof
+from persist import copies, ground, proof, quota, running
 from persist.ground import Ground
 from persist.restore import apply, begun, carry, found, origins, plan, retrying
 from persist.restore import wishes as wishes_
@@ -114,12 +114,34 @@ def _one(town: Spec, agent: Agent, here: Ground, wishes: Wishes, *, dry_run: boo
     try:
         machine.refuse_conflicts(town, (agent,))
         if dry_run:
-            _say(agent, list(map(str, _planned(town, agent, here, wishes))) or ["nothing to do"])
+            planned = [*_limits(town, agent, here, wishes), *_planned(town, agent, here, wishes)]
+            _say(agent, list(map(str, planned)) or ["nothing to do"])
             return DONE
         with _alone(town, agent):
             return _restored(town, agent, here, wishes)
     except Exception as error:  # what one agent's home brings about stops no other agent
         return _failed(agent, error)
+
+
+def again(town: Spec, agent: Agent, here: Ground, half: wishes_.Half = "both") -> int:
+    """What `restore` does for one agent whose lock the caller holds; its status. What fails is told. Raises nothing.
+
+    `half`: as a command says it.
+    """
+    try:
+        machine.refuse_conflicts(town, (agent,))
+        return _restored(town, agent, here, Wishes(half=half))
+    except Exception as error:
+        return _failed(agent, error)
+
+
+def _limits(town: Spec, agent: Agent, here: Ground, wishes: Wishes) -> list[quota.Action]:
+    """What is to be done for the agent's quota now; more of it follows when there is a home."""
+    return [] if wishes.half == "fetch" else quota.plan(town, agent, here)
+
+
+def _limited(town: Spec, agent: Agent, here: Ground, wishes: Wishes) -> list[str]:
+    return [] if wishes.half == "fetch" else quota.settle(town, agent, here)
 
 
 def _taken_over(town: Spec, agent: Agent, actions: Sequence[Action], wishes: Wishes, lines: list[str]) -> int:
@@ -190,10 +212,11 @@ def _restored(town: Spec, agent: Agent, here: Ground, wishes: Wishes) -> int:
     aside = [] if wishes.half == "fetch" else copies.take_aside(town, agent, here)
     for path, failure in aside:  # before a power cut it was not copied out any more
         cli.warn("persist", f"{agent.name}: {shown(str(path))} of the home set aside: {failure.what}", failure.hint)
+    lines = _limited(town, agent, here, wishes)
     actions = _planned(town, agent, here, wishes)
-    lines: list[str] = []
     try:
         status = _loop(site, actions, lines)
+        lines += _limited(town, agent, here, wishes)  # with the home, and what was brought over
     except Failure as failure:
         status = _failed(agent, failure)
     finally:
@@ -266,7 +289,8 @@ def _say(agent: Agent, lines: Sequence[str]) -> None:
 def _alone(town: Spec, agent: Agent) -> Iterator[None]:
     """One restore of an agent at a time: the lock lies where no agent can take it, and goes with the process."""
     with files.opened(_lock(town, agent)) as lock:
-        locks.take(lock, Busy("another restore of this agent is running", hint="wait for it, then try again"))
+        what = f"another restore of this agent, or a command like it, is running{running.holding_lock(lock)}"
+        locks.take(lock, Busy(what, hint="wait for it, then try again"))
         yield
 
 

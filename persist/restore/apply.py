@@ -60,7 +60,10 @@ def refused(error: OSError, place: Path, what: str) -> RestoreFailed:
     if error.errno == errno.EROFS:
         hint = f"findmnt -T {word} shows the mount; then: mount -o remount,rw {word}; if it became so by itself: dmesg"
         return RestoreFailed(f"{what}: {named} is mounted read-only", hint=hint)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno == errno.EDQUOT:
+        hint = "persist status shows what is used; delete something of the agent's, or give it more; then restore again"
+        return RestoreFailed(f"{what}: the agent's quota on {named} is used up", hint=hint)
+    if error.errno == errno.ENOSPC:
         hint = (
             f"df {word} shows how full it is (on btrfs: btrfs filesystem usage {word}); make space, then restore again"
         )

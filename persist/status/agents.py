@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from persist import copies, entering, ground, outgoing, proof, swept
+from persist import copies, entering, ground, outgoing, proof, quota, swept
 from persist.ground import Ground
 from persist.proof import Trouble
 from persist.restore import found, origins
@@ -64,7 +64,11 @@ def _report(town: Spec, agent: Agent, here: Ground, clock: Clock) -> Report:
         report.directories = _directories(town, agent, here, report)
         report.directories = list(_measured(town, agent, here, (home, report.directories), clock))
         if home is not None:
-            report.lost = sizes.lost(agent, home, clock.until())
+            report.lost = sizes.lost(town, agent, home, clock.until())
+    with _troubles(report):
+        report.quota = quota.standing(town, agent, here)
+        for found_ in report.quota:
+            report.troubles += [Trouble(ATTENTION, what, hint) for what, hint in quota.troubles(agent, found_)]
     _synced(town, report)
     report.degraded = degraded.noted(town, agent)
     report.troubles += degraded.troubles(agent, report.degraded)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from persist import device, homes, outgoing
+from persist import device, kept, outgoing
 from persist.ground import Ground
 from persist.status import sizes
 from persist.status.report import Gone, Measure, Thing
@@ -90,28 +90,36 @@ def _directories(above: int, known: Collection[str]) -> Iterator[tuple[str, int]
 
 
 def _kept(spec: Spec, here: Ground | None) -> Iterator[tuple[str, Thing]]:
-    counts: dict[str, int] = {}
+    counts: dict[tuple[str, bool], int] = {}
     with suppress(Failure, OSError):
-        for name in _kept_names(spec, here):
-            counts[name] = counts.get(name, 0) + 1
+        for name, aside in _kept_names(spec, here):
+            counts[name, aside] = counts.get((name, aside), 0) + 1
     where = spec.town.agents_dir / outgoing.DIRECTORY if spec.town.btrfs is None else Path(spec.town.btrfs.old)
-    for name, count in counts.items():
-        if _NAME.fullmatch(name):
+    for (name, aside), count in counts.items():
+        if not _NAME.fullmatch(name):
+            continue
+        if aside:
             yield name, Thing("kept homes", shown(str(where)), "persist tidy deletes them by `keep`", entries=count)
+        else:
+            assert spec.town.btrfs is not None
+            place = f"{shown(spec.town.btrfs.snapshots)}/{name}"
+            yield name, Thing("snapshots", place, "persist homes lists them, --delete takes them away", entries=count)
 
 
-def _kept_names(spec: Spec, here: Ground | None) -> Iterator[str]:
-    """Whose each home is that was set aside."""
+def _kept_names(spec: Spec, here: Ground | None) -> Iterator[tuple[str, bool]]:
+    """Whose each kept home is, and whether it was set aside."""
     if spec.town.btrfs is not None:
         with device.top(spec) as top:
-            yield from (os.fsdecode(old.agent) for old in homes.kept(spec, top))
+            for home in kept.every(spec, top, None):
+                if home.kind != "recalled":
+                    yield home.whose, home.kind == "aside"
     elif here is not None:
         with outgoing.opened(spec, here.agents) as old:
             if old is None:
                 return
             for boot in files.names(old):
                 with suppress(NotADirectoryError), files.opened(files.enter(old, boot)) as fd:
-                    yield from (os.fsdecode(name.partition(b".")[0]) for name in files.names(fd))
+                    yield from ((os.fsdecode(name.partition(b".")[0]), True) for name in files.names(fd))
 
 
 def _records(spec: Spec, known: Collection[str]) -> Iterator[tuple[str, Thing]]:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from persist.proof import Rollback, Trouble
+from persist.quota import Standing
 from persist.restore.origins import Origin
 from town.failure import DONE
 from town.spec import Agent, Persist
@@ -87,6 +88,7 @@ class Report:
     synced: dict[str, object] | None = None
     lost: Measure | None = None
     degraded: tuple[Degraded, ...] = ()
+    quota: tuple[Standing, ...] = ()
     units: tuple[Unit, ...] = ()
     swept: dict[str, Any] | None = None
     account: Literal["open", "closed"] | None = None  # None: no rule closes accounts on this machine

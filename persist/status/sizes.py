@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
-from persist import worth
+from persist import reinstalled, worth
 from persist.status.report import Measure
 from persist.walk import Directory, Entry, walk
 from town import btrfs, kernel
@@ -51,25 +51,24 @@ def measured(top: int, until: float, *, enter: Entered = lambda _directory, _nam
     return Measure(bytes_, files)
 
 
-def lost(agent: Agent, home: int, until: float) -> Measure:
+def lost(spec: Spec, agent: Agent, home: int, until: float) -> Measure:
     """What the next boot takes of an open home: as `persist lost` counts it, without a listing."""
     kept = {bytes(entry.path) for entry in agent.persist}
     deepest = max((len(entry.path.parts) for entry in agent.persist), default=0)
+    installed = reinstalled.read(spec, agent, home)
+    near = max((path.count(b"/") for path in (*worth.REGENERATED, *installed)), default=0)
 
     def enter(directory: Directory, name: bytes) -> bool:
         # What is bound is a mount, where the walk stops by itself.
         return directory.depth >= deepest or directory.path(name) not in kept
 
     def count(entry: Entry) -> bool:
-        if entry.directory.depth > max(deepest, _NEAR):
+        if entry.directory.depth > max(deepest, near):
             return True
         path = entry.directory.path(entry.name)
-        return path not in kept and not (entry.kind == "file" and worth.regenerated(path))
+        return path not in kept and not (entry.kind == "file" and reinstalled.comes_back(path, installed))
 
     return measured(home, until, enter=enter, count=count)
-
-
-_NEAR = max(path.count(b"/") for path in worth.REGENERATED)
 
 
 def at_last_sync(spec: Spec, agent: Agent, paths: Collection[PurePosixPath]) -> dict[PurePosixPath, Measure]:

@@ -54,6 +54,10 @@ def _report(town: Spec, report: Report) -> dict[str, object]:
         "directories": list(map(_directory, report.directories)),
         "last_sync": report.synced,
         "would_be_lost": _measure(report.lost),
+        "quota": [
+            {"path": cli.named(os.fsencode(one.path)), "used": one.used, "limit": one.limit, "not_counted": one.apart}
+            for one in report.quota
+        ],
         "degraded": [one._asdict() for one in report.degraded],
         "account": report.account,
         "units": list(map(_unit, report.units)),

@@ -12,7 +12,7 @@ from town.terminal import shell_word, shown
 
 BOOTED = "/run/systemd/system"  # sd_booted(3)
 _AGENT = re.compile(r"nuketown-([a-z]+)@(.+)\.(?:service|target)")
-_ASIDE = ("tidy", "sync", "leave")  # what fails in these keeps no agent from its work
+_ASIDE = ("tidy", "sync", "leave", "lost")  # what fails in these keeps no agent from its work
 _WAIT = 5.0  # seconds for the answer
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from persist.proof import Trouble
+from persist.quota import Standing
 from persist.status.agents import when
 from persist.status.report import Directory, Gone, Measure, Report, Thing, Whole
 from town import again
@@ -75,6 +76,8 @@ def _report(town: Spec, report: Report) -> Iterator[str]:
         yield f"  {_directory(directory)}"
     if report.synced is not None:
         yield f"  synced   {report.synced['time']}, snapshot {shown(str(report.synced['snapshot']))}"
+    for found in report.quota:
+        yield f"  quota    {size(found.used)} of {_allowed(report, found)}"
     if report.lost is not None and report.lost.files:
         yield f"  lost at the next boot: {_measure(report.lost)} (persist lost {report.agent.name} lists it)"
     if report.swept is not None and report.swept.get("entries"):
@@ -102,6 +105,13 @@ def _directory(directory: Directory) -> str:
     since = f", since {when(directory.since)}" if directory.since is not None else ""
     said = f"{directory.state}{origin} (via {entry.via}, {entry.class_})"
     return f"{shown(str(entry.path))}  {said}{measure}{since}"
+
+
+def _allowed(report: Report, found: Standing) -> str:
+    limit = report.agent.quota_bytes
+    said = f"{report.agent.quota} ({size(limit)})" if limit is not None else "any"
+    where = f" on the filesystem of {shown(str(found.path))}" if len(report.quota) > 1 else ""
+    return f"{said}{where}{'' if found.limit == limit else ', not in force now'}"
 
 
 def _measure(measure: Measure) -> str:

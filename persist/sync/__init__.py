@@ -71,6 +71,8 @@ def command(arguments: argparse.Namespace) -> int:
         checked_url(spec)
     summaries, statuses = [], [DONE]
     for agent in agents:
+        if agent.quota is not None and not options.dry_run:
+            _counted(spec, agent)
         try:
             summaries.append(sync(spec, agent, opener, options, now=datetime.now(UTC)))
             statuses.append(summaries[-1].status)
@@ -85,6 +87,18 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.json:
         cli.put_json([summary._asdict() | {"time": summary.time.isoformat()} for summary in summaries])
     return worst(statuses)
+
+
+def _counted(spec: Spec, agent: Agent) -> None:
+    """Count what the agent made since without its being counted. A sync comes often, and nothing else does."""
+    from persist import quota
+
+    try:
+        with ground.opened(spec) as here:
+            quota.settle(spec, agent, here, "as it is")
+    except (Failure, OSError) as error:
+        what, hint = (error.what, error.hint) if isinstance(error, Failure) else (cli.unexpected(error), "")
+        cli.warn("persist", f"{agent.name}: its quota could not be looked after: {what}", hint)
 
 
 def _told(agent: Agent, error: Exception) -> int:

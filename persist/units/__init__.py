@@ -25,7 +25,9 @@ _INSTALL = {"WantedBy": "wants", "RequiredBy": "requires"}
 _SPREAD = 0.1  # of the time between two syncs: machines of one store do not all come at once
 _SHORT = ":/run/nuketown/home"  # where the home of the one agent that a unit is for appears, too
 _HOMES = ("/home", "/root", "/run/user")
-_ALWAYS = ("nuketown-homes.service", "nuketown-sweep.service", TIDY, "nuketown-failed@.service")
+_ALWAYS = (
+    "nuketown-homes.service", "nuketown-sweep.service", "nuketown-lost.service", TIDY, "nuketown-failed@.service",
+)  # fmt: skip
 _EACH = (
     "nuketown-agent@.target",
     "nuketown-identity@.service",
@@ -122,6 +124,7 @@ def _words(spec: Spec, program: str, file: str) -> dict[str, str]:
         "mounted": f"Requires={MOUNT}\nAfter={MOUNT}" if town.btrfs else "# There is nothing to mount in this town.",
         "online": _ONLINE if not store else "# The store is a directory: no network is waited for.",
         "addresses": _NO_ADDRESSES if store else _ADDRESSES,
+        "targets": " ".join(f"nuketown-agent@{agent.name}.target" for agent in spec.agents),
         "every": f"{max(1, math.ceil(every))}s",
         "spread": f"{math.ceil(every * _SPREAD)}s",
     }

@@ -64,6 +64,7 @@ EXPOSED = {
     "nuketown-sync@.service": SYNCS,
     "nuketown-leave@.service": SYNCS,
     "nuketown-sweep.service": OTHERS,
+    "nuketown-lost.service": OTHERS,
     "nuketown-identity@.service": OTHERS,
     "nuketown-open@.service": OTHERS,
     "nuketown-close@.service": OTHERS,

@@ -1,6 +1,7 @@
 """`persist lost` on real homes: what it counts, what it leaves out, and that no name or tree in a home can harm it."""
 
 import base64
+import hashlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import persist.searched
 import persist.walk
 from persist.walk import Directory, walk
 from tests.machine import towns
@@ -84,7 +86,7 @@ def test_the_proposal_is_valid_toml_with_git_work_trees_first(town: Town, home: 
     _write(home / ".cache/clone/.git/HEAD", 90_000)
     _write(home / "node_modules/x/readme.md", 90_000)
     line = next(line for line in town.persist("lost", "ada").out.splitlines() if line.startswith("persist = "))
-    assert tomllib.loads(line)["persist"] == ['src/a "quoted" \\ tree', "app", "diary"]
+    assert tomllib.loads(line)["persist"] == ['src/a "quoted" \\ tree', "diary", "app"]
 
 
 def test_a_proposal_never_overlaps_what_is_declared_and_can_be_pasted(town: Town, home: Path) -> None:
@@ -171,6 +173,22 @@ def test_what_nuketown_writes_itself_is_told_apart(town: Town, home: Path) -> No
     assert _paths(agent) == [".gnupg-mine"]
     assert agent["regenerated"] == {"bytes": 150, "files": 2}
     assert "back by itself (identity install): 150 B, 2 files" in town.persist("lost", "ada").out
+
+
+def test_what_identity_installed_is_told_apart_until_the_agent_changes_it(town: Town, home: Path) -> None:
+    for name, text in ((".claude/agents/ada.md", "by us"), (".claude/CLAUDE.md", "by us, and notes of mine")):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
+    digest = hashlib.sha256(b"by us").hexdigest()
+    record = town.spec.state_dir / "installed/ada.json"
+    record.parent.mkdir(mode=0o700)
+    paths = dict.fromkeys((".claude/agents/ada.md", ".claude/CLAUDE.md", "gone", "../../etc/passwd"), digest)
+    record.write_text(json.dumps({"version": 2, "files": paths, "gpg": []}))
+    agent = _json(town)
+    assert _paths(agent) == [".claude/CLAUDE.md"]
+    assert agent["regenerated"] == {"bytes": 5, "files": 1}
+    (report,) = json.loads(town.persist("status", "ada", "--json").out)["agents"]
+    assert (report["would_be_lost"]["bytes"], report["would_be_lost"]["files"]) == (24, 1)
 
 
 def test_a_declared_directory_that_is_not_bound_is_warned_of(town: Town, home: Path) -> None:
@@ -304,17 +322,17 @@ def test_one_agent_that_cannot_be_read_to_its_end_stops_no_other(town: Town, mon
     town.persist("restore")
     for agent in ("ada", "vox"):
         _write(town.agents / agent / "payload", 7)
-    real = persist.walk.walk
+    real = persist.searched.search
 
-    def moved(top: int, *more: Any) -> Any:
-        yield from real(top, *more)
+    def failing(top: int, *more: Any, **options: Any) -> Any:
+        yield from real(top, *more, **options)
         if os.fstat(top).st_uid == ADA:
-            raise persist.walk.KeepsChanging("the home was moved about while it was being read")
+            raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("persist.lost.walk", moved)
+    monkeypatch.setattr("persist.searched.search", failing)
     said = town.persist("lost")
     assert said.status == 1
-    assert "persist: error: ada: the home was moved about" in said.err
+    assert "persist: error: ada: Input/output error" in said.err
     assert "ada: at least 7 B, 1 file" in said.out
     assert "vox: 7 B, 1 file" in said.out
     agents = json.loads(town.persist("lost", "--json").out)["agents"]

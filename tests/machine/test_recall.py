@@ -1,7 +1,6 @@
-"""`persist homes` and `persist recall`: old homes on real btrfs, looked at without being touched."""
+"""`persist recall`: old homes on real btrfs, looked at without being touched."""
 
 import errno
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -36,68 +35,6 @@ def old(town: Town) -> Town:
     town.boot(SECOND)
     town.persist("restore")
     return town
-
-
-def test_homes_lists_what_was_set_aside_oldest_first(old: Town) -> None:
-    said = old.persist("homes", "ada")
-    assert said.status == 0
-    assert said.out.splitlines() == [
-        f"ada@{FIRST}  2026-11-20 08:00:00 UTC, boot 11111111-2222, subvolume",
-        f"ada@{SECOND}  2026-11-21 10:15:00 UTC, boot 33333333-4444, subvolume, 1 nested subvolume",
-    ]
-    homes = json.loads(old.persist("homes", "--json").out)["homes"]
-    assert [home["name"] for home in homes] == [
-        f"ada@{FIRST}", f"ada@{SECOND}", f"vox@{FIRST}", f"vox@{SECOND}",
-    ]  # fmt: skip
-    assert homes[1]["nested"][0]["text"] == "a/b/nested"
-
-
-def test_that_there_are_no_old_homes_is_said(town: Town) -> None:
-    said = town.persist("homes")
-    assert (said.status, said.out, said.err) == (0, "", "no old homes: a rollback sets them aside\n")
-    said = town.persist("homes", "ada", "vox")
-    assert (said.status, said.err) == (0, "no old homes of ada, vox: a rollback sets them aside\n")
-    assert json.loads(town.persist("homes", "--json").out) == {"homes": []}
-
-
-def test_what_was_set_aside_and_holds_no_home_is_counted_where_there_is_nothing_else(old: Town) -> None:
-    with btrfs.top_level(old.device) as top:
-        for name in ("@agents-old/empty", "@agents-old/.deleting-1"):
-            os.mkdir(f"/proc/self/fd/{top}/{name}")
-        Path(f"/proc/self/fd/{top}/@agents-old/file").touch()
-        nobody = old.file.read_text() + "[agents.zed]\nuid = 41199\n"
-        old.file.write_text(nobody)
-        assert old.persist("homes").err == ""
-        said = old.persist("homes", "zed")
-        assert (said.status, said.out) == (0, "")
-        assert said.err == "no old homes of zed: 4 entries of @agents-old hold no home of these agents\n"
-        for name in (FIRST, SECOND):
-            os.rename(f"@agents-old/{name}", f"@{name}", src_dir_fd=top, dst_dir_fd=top)
-        assert old.persist("homes").err == "no old homes: 2 entries of @agents-old hold no home\n"
-        os.unlink("@agents-old/file", dir_fd=top)
-        assert old.persist("homes").err == "no old homes: 1 entry of @agents-old holds no home\n"
-
-
-def test_names_from_the_disk_are_shown_escaped(old: Town) -> None:
-    with btrfs.top_level(old.device) as top:
-        os.makedirs(f"/proc/self/fd/{top}/@agents-old/\x1b[2J\nkey/ad\na")
-    said = old.persist("homes")
-    assert "\x1b" not in said.out
-    assert "ad\\na@\\x1b[2J\\nkey  time unknown, boot unknown, plain directory" in said.out
-
-
-def test_a_nested_subvolume_too_deep_for_any_path_is_counted(old: Town) -> None:
-    fd = files.open_dir(old.agents / "ada")
-    for _ in range(40):
-        name = "d" * 200
-        os.mkdir(name, dir_fd=fd)
-        below = files.enter(fd, name)
-        os.close(fd)
-        fd = below
-    with files.opened(fd):
-        os.close(btrfs.create(fd, "hidden"))
-    old.boot("20261122T000000Z-5")
-    assert "boot 5, subvolume, 1 nested subvolume" in old.persist("homes", "ada").out
 
 
 def test_a_recalled_home_is_a_copy_that_can_be_written_and_the_old_one_stays(old: Town) -> None:
@@ -251,9 +188,6 @@ def test_a_recalled_copy_goes_with_the_next_boot(old: Town) -> None:
 
 def test_a_town_without_btrfs_keeps_no_homes(town: Town) -> None:
     town.write("[]", btrfs_device="")
-    said = town.persist("homes")
-    assert (said.status, said.out) == (0, "")
-    assert "the first restore of a boot sets them aside" in said.err
     assert town.persist("recall", "ada@x", "--to", str(town.base / "look")).status == 78
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from persist import ballast, homes, rollback, room
+from persist import ballast, kept, rollback, room
 from tests.machine import olds
 from town import btrfs, files, spec
 
@@ -192,7 +192,7 @@ def test_a_half_deleted_home_is_no_home_and_the_next_run_finishes_it(btrfs_top: 
         for name in (f".deleting-{olds.key(1)}", olds.key(2)):
             with files.opened(files.open_beneath(old, name)) as home:
                 os.close(btrfs.create(home, "ada"))
-    assert [str(home.name) for home in homes.kept(town, btrfs_top)] == [f"ada@{olds.key(2)}"]
+    assert [str(home.name) for home in kept.every(town, btrfs_top, None)] == [f"ada@{olds.key(2)}"]
     assert olds.tidy(file) == 0
     assert olds.names(btrfs_top) == [olds.key(2)]
 
@@ -203,7 +203,7 @@ def test_two_at_once_are_refused_and_a_rollback_is_not_kept_from_its_lock(
     from persist import tidy
 
     olds.put(btrfs_top, olds.key(2), olds.key(1))
-    with rollback.alone(tidy._LOCK):
+    with rollback.alone(tidy.LOCK):
         assert olds.tidy(file) == 75
         assert "another persist tidy is running" in capsys.readouterr().err
         assert not rollback.is_running()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from demo import loopback
-from persist import homes
+from persist import kept as kept_
 from tests.machine import killing, olds
 from tests.scale import SEED, times
 from town import btrfs, files, process, spec
@@ -43,7 +43,7 @@ def add(top: int, name: str) -> None:
 
 def check(file: Path, top: int, newest: str) -> None:
     """What looks like a home is a whole one, with all that its agents had, and the newest is there."""
-    kept = homes.kept(spec.load(file), top)
+    kept = kept_.every(spec.load(file), top, None)
     for home in kept:
         path = f"@agents-old/{os.fsdecode(home.key)}/{os.fsdecode(home.agent)}/precious"
         with files.opened(files.open_beneath(top, path, os.O_RDONLY)) as precious:

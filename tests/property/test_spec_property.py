@@ -231,6 +231,7 @@ def agent(draw: st.DrawFn, name: str, uid: int, store: bool) -> dict[str, object
             "env": dict.fromkeys(draw(st.lists(st.from_regex(r"[A-Z_]{1,9}", fullmatch=True), max_size=2)), extra[0]) if extra else {},
         },
         "sudo": draw(st.booleans()),
+        "quota": draw(st.sampled_from(["20G", "1M", "1.5T", "2048K"])),
         "devices": [{"subsystem": "usb", "attrs": {"product": value + "x"}} for value in draw(st.lists(LINE, max_size=2)) if not set(value) & set('"\\|[')],
         "prompts": {"extra": draw(PROSE), "tools": draw(st.lists(LINE.filter(lambda tool: "," not in tool), max_size=3)), "settings": draw(st.dictionaries(PROSE.filter(lambda k: k != "permissions"), JSON, max_size=3))},
     }  # fmt: skip

@@ -148,6 +148,14 @@ def test_what_others_bring_is_a_path_below_the_home_and_nothing_by_default() -> 
     assert ada.delivered == (PurePosixPath(".ssh"), PurePosixPath(".config/git/config"))
 
 
+@pytest.mark.parametrize(("said", "meant"), [("20G", 20 << 30), ("1.5T", 3 << 39), ("1M", 1 << 20), ("2048K", 2 << 20)])
+def test_a_quota_is_a_size_in_powers_of_1024_and_no_limit_by_default(said: str, meant: int) -> None:
+    (ada,) = read(LEAST).agents
+    assert (ada.quota, ada.quota_bytes) == (None, None)
+    (ada,) = read(f'{LEAST}quota = "{said}"').agents
+    assert (ada.quota, ada.quota_bytes) == (said, meant)
+
+
 def test_an_encryption_subkey_is_made_on_request_only() -> None:
     (ada,) = read(LEAST).agents
     assert not ada.secrets.gpg_encryption
