@@ -1,5 +1,6 @@
 """A town of towns.py whose agents have uids of their own: what ends all processes of a uid ends no other test's."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,9 @@ from tests.reach import PYTHON
 from town import btrfs, files
 from town.process import Person
 
-UID, OTHER = 43100, 43101
+# Of this worker's alone: tests of another one may run beside these.
+UID = 43100 + 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+OTHER = UID + 1
 AS_ADA, AS_VOX = Person(UID, UID), Person(OTHER, OTHER)
 DECLARED = '["projects", "notes/deep", { path = ".profile", type = "file" }]'
 
