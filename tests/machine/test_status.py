@@ -108,7 +108,7 @@ def test_the_unit_that_mounts_is_started_where_it_is_installed(
     start = "systemctl start nuketown-mount.service"
     (tmp_path / "nuketown-mount.service").touch()
     assert _trouble(town)["next"] == f"systemctl restart nuketown-rollback.service && {start}"
-    Path("/run/nuketown").mkdir()
+    Path("/run/nuketown").mkdir(exist_ok=True)  # another test may have left something mounted in it
     Path("/run/nuketown/device").symlink_to(town.device)
     assert _trouble(town)["next"] == start
     (tmp_path / "nuketown-mount.service").rename(tmp_path / "other.service")
