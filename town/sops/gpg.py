@@ -4,10 +4,12 @@ gpg is run directly and not through python-gnupg, which logs secret bytes at DEB
 second door.
 """
 
+import fcntl
 import os
 import re
 import select
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from town import accounts, files, process
@@ -72,14 +74,29 @@ def decrypt(message: str, home: Path) -> bytes | str:
     if not has_keys(home) or not any(os.path.exists(home / name) for name in ("private-keys-v1.d", "secring.gpg")):
         return f"{shown(str(home))} holds no private key"
     env = _environment(home)
-    running = _agent(env) is not None
-    try:
-        argv = [*_QUIET, "--quiet", "--max-output", str(_MAX_KEY), "--decrypt"]
-        done = process.run(argv, feed=message.encode(), env=env, check=False, timeout=300)
-    finally:
-        if not running:
-            _end_agent(env)
+    with _alone(home):
+        running = _agent(env) is not None
+        try:
+            argv = [*_QUIET, "--quiet", "--max-output", str(_MAX_KEY), "--decrypt"]
+            done = process.run(argv, feed=message.encode(), env=env, check=False, timeout=300)
+        finally:
+            if not running:
+                _end_agent(env)
     return done.out if done.status == 0 and done.out else f"gpg says: {process.last_words(done.err)}"
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """While no other process of ours decrypts here: who found no gpg-agent ends the one that gpg started, for all."""
+    try:
+        fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # gpg says why
+        yield
+        return
+    with files.opened(fd):
+        with suppress(OSError):  # a filesystem without locks
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
 
 
 def _agent(env: dict[str, str]) -> int | None:
