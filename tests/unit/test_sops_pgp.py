@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -175,3 +176,13 @@ def test_the_data_key_never_stands_on_a_command_line(
     assert b"--decrypt" in said
     assert document.data_key not in said
     assert document.data_key.hex().encode() not in said.lower()
+
+
+def test_several_open_a_file_with_one_home_at_once(home: Path) -> None:
+    """Who found no gpg-agent ends the one that gpg started, and takes it from nobody who is using it."""
+    imported(home, "pgp-admin.asc")
+    data = (FIXTURES / "pgp-two-recipients.yaml").read_bytes()
+    with ThreadPoolExecutor(6) as pool:
+        opened = [pool.submit(sops.load, data, "f", sops.Keys.of_gnupg_home(home)) for _ in range(24)]
+        assert {one.result().get("vox/empty") for one in opened} == {""}
+    assert not agent_of(home)
