@@ -21,6 +21,17 @@ from town import btrfs, process
 
 ADA, VOX, HUMAN = 51100, 51101, 1000
 STORE = "file:///srv/store"
+# What the specs of `town` begin with: agents follow. {recipient} and {uuid} are of the machine.
+HEAD = """
+[town]
+agents_dir = "/agents"
+persist_dir = "/persist"
+recipients = { humans = ["{recipient}"] }
+[town.btrfs]
+device = "{uuid}"
+wait = "5s"
+"""
+STORED = f'{HEAD}[town.sync]\nevery = "1h"\n'.replace("[town]", f'[town]\nstore = "{STORE}"')
 # Every program that lets a user in asks PAM under a name of its own; those of Debian's packages that are not installed
 # here include what these do.
 SERVICES = ("login", "su", "su-l", "systemd-user", "cron", "atd", "sshd", "chsh")

@@ -12,15 +12,7 @@ from tests.boot.services import ADA, VOX, Said
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
-SPEC = f"""
-[town]
-agents_dir = "/agents"
-persist_dir = "/persist"
-recipients = {{ humans = ["{{recipient}}"] }}
-[town.btrfs]
-device = "{{uuid}}"
-wait = "5s"
-[agents.ada]
+SPEC = f"""{services.HEAD}[agents.ada]
 uid = {ADA}
 git = {{ signing = false }}
 persist = ["kept"]

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from identity import cli as identity
-from tests.boot import image, nspawn
-from town import process
+from tests.boot import loginmachine, nspawn
 
 pytestmark = pytest.mark.root
 SPEC = """
@@ -40,16 +39,8 @@ echo "kept $(ls -A /persist/agents/ada/.state/claude | grep claude.json)"
 @pytest.fixture
 def tree(debian: Path, tmp_path: Path) -> Iterator[Path]:
     """A Debian with this checkout, a spec, and the secrets of its agent."""
-    with nspawn.overlay([debian], tmp_path / "overlay") as tree:
-        image.install(tree)
-        key = tree / "var/lib/nuketown/age.key"
-        for made in (tree / "agents", tree / "persist", tree / "etc/nuketown", key.parent):
-            made.mkdir(mode=0o755)
-        process.run(["age-keygen", "-o", key])
-        recipient = process.run(["age-keygen", "-y", key]).out.decode().strip()
-        file = tree / "etc/nuketown/town.toml"
-        file.write_text(SPEC.format(recipient=recipient))
-        assert identity.main(["--spec", str(file), "gen", "ada"]) == 0
+    with loginmachine.furnished(debian, tmp_path, SPEC) as tree:
+        assert identity.main(["--spec", str(tree / loginmachine.SPEC), "gen", "ada"]) == 0
         (tree / "etc/systemd/user/probe.service").write_text(PROBE)
         yield tree
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot import image, nspawn
+from tests.boot import image, loginmachine, nspawn
 from town import process
 
 pytestmark = pytest.mark.root
@@ -57,17 +57,9 @@ echo "mode $(stat -c '%u %a' /run/nuketown/secrets/ada/.environment)"
 @pytest.fixture
 def tree(debian: Path, tmp_path: Path) -> Iterator[Path]:
     """A Debian with this checkout, a spec, and the secrets of its agent."""
-    with nspawn.overlay([debian], tmp_path / "overlay") as tree:
-        image.install(tree)
-        key = tree / "var/lib/nuketown/age.key"
-        for made in (tree / "agents", tree / "persist", tree / "etc/nuketown", key.parent):
-            made.mkdir(mode=0o755)
-        process.run(["age-keygen", "-o", key])
-        recipient = process.run(["age-keygen", "-y", key]).out.decode().strip()
-        file = tree / "etc/nuketown/town.toml"
-        file.write_text(SPEC.format(recipient=recipient))
-        argv = [sys.executable, "-m", "identity.cli", "--spec", str(file)]
-        env = {"PYTHONPATH": str(image.CHECKOUT), "SOPS_AGE_KEY_FILE": str(key)}
+    with loginmachine.furnished(debian, tmp_path, SPEC) as tree:
+        argv = [sys.executable, "-m", "identity.cli", "--spec", str(tree / loginmachine.SPEC)]
+        env = {"PYTHONPATH": str(image.CHECKOUT), "SOPS_AGE_KEY_FILE": str(tree / loginmachine.KEY)}
         process.run([*argv, "gen", "ada"], env=env)
         process.run([*argv, "secret", "set", "ada", "token"], env=env, feed=VALUE.encode())
         (tree / "etc/systemd/user/probe.service").write_text(PROBE)

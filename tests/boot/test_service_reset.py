@@ -9,18 +9,7 @@ from tests.boot.services import ADA, Said
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
-SPEC = f"""
-[town]
-agents_dir = "/agents"
-persist_dir = "/persist"
-store = "{services.STORE}"
-recipients = {{ humans = ["{{recipient}}"] }}
-[town.btrfs]
-device = "{{uuid}}"
-wait = "5s"
-[town.sync]
-every = "1h"
-[agents.ada]
+SPEC = f"""{services.STORED}[agents.ada]
 uid = {ADA}
 git = {{ signing = false }}
 persist = ["mem", {{ path = "notes", via = "bind" }}, {{ path = "data", via = "store" }}]

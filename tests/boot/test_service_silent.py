@@ -15,19 +15,10 @@ from town import files
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
-SPEC = f"""
-[town]
-agents_dir = "/agents"
-persist_dir = "/persist"
-store = "STORE"
-store_credentials = "/etc/nuketown/s3"
-recipients = {{ humans = ["{{recipient}}"] }}
-[town.btrfs]
-device = "{{uuid}}"
-wait = "5s"
-[town.sync]
-every = "1h"
-[agents.ada]
+STORED = services.STORED.replace(services.STORE, "STORE").replace(
+    "[town]", '[town]\nstore_credentials = "/etc/nuketown/s3"'
+)
+SPEC = f"""{STORED}[agents.ada]
 uid = {ADA}
 git = {{ signing = false }}
 persist = ["mem", {{ path = "data", via = "store" }}]
