@@ -98,7 +98,8 @@ def _trials(calls: Callable[[int], int], count: int) -> list[tuple[int, int]]:
     for position in range(count):
         code = injected.ERRNOS[position % len(injected.ERRNOS)] if many[errno.ENOSPC] else errno.EIO
         all_ = many[errno.EIO if code == errno.EIO else errno.ENOSPC]
-        found.append((random.randrange(position * all_ // count, (position + 1) * all_ // count), code))
+        first = position * all_ // count
+        found.append((random.randrange(first, max(first + 1, (position + 1) * all_ // count)), code))
     return found
 
 
