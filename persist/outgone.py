@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from persist import ground, outgoing, places
+from persist import ground, outgoing, places, recopied
 from persist.outgoing import Entry
 from town import cli, files, grammar, mounts, subvolumes
 from town.failure import DONE, FAILED, Failure
@@ -25,32 +25,62 @@ class Delete(NamedTuple):
     entry: Entry
     why: str
 
+    @property
+    def name(self) -> bytes:
+        return self.entry.name
+
     def __str__(self) -> str:
-        return f"{shown(self.entry.name)}: {self.why}"
+        return f"{shown(self.name)}: {self.why}"
+
+
+class Forget(NamedTuple):
+    """Delete a recalled copy, which lasts until the next boot."""
+
+    name: bytes
+
+    @property
+    def why(self) -> str:
+        return "recalled in an earlier boot"
+
+    def __str__(self) -> str:
+        return f"{shown(self.name)}: {self.why}"
 
 
 def tidy(town: Spec, now: datetime, *, dry_run: bool, as_json: bool) -> int:
     """Delete what is not kept, each thing said when it is done. FAILED when something could not be deleted."""
-    done, status = list[Delete](), DONE
+    done, status = list[Delete | Forget](), DONE
     with ground.agents_dir(town) as agents, outgoing.opened(town, agents) as old:
-        for action in [] if old is None else _planned(old, town.town.keep, now):
+        for action in _actions(town, agents, old, now):
             try:
-                assert old is not None
                 if not dry_run:
-                    _delete(town, old, action.entry.name)
+                    _do(town, agents, old, action)
             except Failure as failure:
-                cli.tell("persist", failure, shown(action.entry.name))
+                cli.tell("persist", failure, shown(action.name))
                 status = FAILED
                 continue
             done.append(action)
             if not as_json:
                 print(f"{'delete    ' if dry_run else 'deleted   '}{action}", flush=True)
     if as_json:
-        deleted = [{"name": cli.named(each.entry.name), "why": each.why} for each in done]
+        deleted = [{"name": cli.named(each.name), "why": each.why} for each in done]
         cli.put_json({"dry_run": dry_run, "deleted": deleted})
     elif not done and status == DONE:
         print(_NOTHING)
     return status
+
+
+def _actions(town: Spec, agents: int, old: int | None, now: datetime) -> Iterator[Delete | Forget]:
+    if old is not None:
+        yield from _planned(old, town.town.keep, now)
+    yield from map(Forget, recopied.of_earlier_boots(agents))
+
+
+def _do(town: Spec, agents: int, old: int | None, action: Delete | Forget) -> None:
+    if isinstance(action, Forget):
+        recopied.forget(agents, action.name)
+        return
+    assert old is not None
+    _delete(town, old, action.entry.name)
 
 
 def _planned(old: int, keep: KeepHomes, now: datetime) -> Iterator[Delete]:

@@ -1,7 +1,7 @@
 """`persist recall`: a writable copy of a kept home, mounted where a person looks at it; or in the present one's place.
 
 The kept home itself is only read. The copy is a snapshot below agents_dir/.recalled (root's, 0700), inside @agents,
-so the next boot takes it.
+so the next boot takes it. Without [town.btrfs] it is a copy of every file, which the next boot's tidy takes.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from persist import device, ground, kept, place, recopied, running, showing
+from persist import ground, kept, place, recopied, running, shelves, showing
 from persist.kept import Kept, NoSuchHome
 from persist.place import NotEmpty, entered, refuse_agents
 from persist.shelves import RECALLED
@@ -103,28 +103,29 @@ def _user(town: Spec, arguments: argparse.Namespace) -> Account | None:
 
 def plan(town: Spec, wanted: str, wish: Wish) -> list[str]:
     """What `recall` would do, a line for each thing; refuses what it would refuse, and makes nothing."""
-    with device.top(town) as top, ground.agents_dir(town) as agents:
-        chosen = kept.chosen(kept.every(town, top, agents), wanted)
-    lines = [f"snapshot  {chosen.name} into {shown(str(town.town.agents_dir / RECALLED))}"]
+    with shelves.opened(town) as where, ground.agents_dir(town) as agents:
+        chosen = kept.chosen(kept.every(town, where.top, agents), wanted)
+    way = "copy    " if town.town.btrfs is None else "snapshot"
+    lines = [f"{way}  {chosen.name} into {shown(str(town.town.agents_dir / RECALLED))}"]
     if not wish.secrets:
         lines.append("remove    keys and logins from the copy")
-    where = "where it lies"
+    place_ = "where it lies"
     if wish.to is not None:
-        where = f"at {shown(str(wish.to))}"
+        place_ = f"at {shown(str(wish.to))}"
         with place.opened(town, wish.to, make=False) as fd:
             lines += [f"make      {shown(str(wish.to))}, root:root 0755"] if fd is None else []
     elif wish.user is not None and wish.user.uid:
-        where = f"below {showing.RUN}"
+        place_ = f"below {showing.RUN}"
     mapped = "" if wish.user is None else f", its files as {shown(wish.user.name)}'s"
-    return [*lines, f"mount     the copy {where} ({wish.options}){mapped}"]
+    return [*lines, f"mount     the copy {place_} ({wish.options}){mapped}"]
 
 
 # ---- ending a copy
 
 
 def _end(town: Spec, arguments: argparse.Namespace) -> int:
-    with device.top(town) as top, ground.agents_dir(town) as agents:
-        copy = _copy(kept.every(town, top, agents), arguments.home)
+    with shelves.opened(town) as where, ground.agents_dir(town) as agents:
+        copy = _copy(kept.every(town, where.top, agents), arguments.home)
         with files.opened(recopied.directory(town, agents)) as above:
             name = copy.agent + b"@" + copy.key
             if arguments.dry_run:

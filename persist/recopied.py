@@ -1,6 +1,7 @@
 """Recalled copies: agents_dir/.recalled/AGENT@NAME/home, a writable snapshot of a kept home, and about.json beside.
 
 The directories are root's, 0700: where a copy is mounted is the only way to it. Inside @agents the next boot takes it.
+Without [town.btrfs] a copy is made file by file, and `persist tidy` takes those of earlier boots.
 """
 
 import os
@@ -10,16 +11,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from persist import ground, nested, shelves, shelving
+from persist import about, ground, nested, shelves, shelving
 from persist.kept import HOME, Home, Kept
-from town import btrfs, files, mounts
+from persist.progress import Progress
+from town import bootid, btrfs, files, mounts, subvolumes
 from town.failure import Failure, TryLater
 from town.mounts import Mount
+from town.process import Person
 from town.spec import Spec
 from town.terminal import shell_word, shown
 
 _NAME = 200  # bytes of a name, without what tells two copies apart
 _ROOT = (0, 0)
+_LINKS = ".links"  # while files are copied
 
 
 class NotASubvolume(Failure):
@@ -49,6 +53,54 @@ def directory(town: Spec, agents: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+@contextmanager
+def copy(entry: int, kept: Kept, home: Home) -> Iterator[Copy]:
+    """A copy of an open kept home as `home` in the open directory `entry`, file by file; what is nested in it, too.
+
+    Raises CannotMove, Differs, OSError; what was made then goes with the entry.
+    """
+    from persist.adopt import copying
+
+    owner = os.fstat(home.fd)
+    os.mkdir(HOME, 0o700, dir_fd=entry)
+    os.mkdir(_LINKS, 0o700, dir_fd=entry)
+    with (
+        files.opened(files.enter(entry, HOME)) as into,
+        files.opened(files.enter(entry, _LINKS)) as links,
+        Progress(f"persist: {shown(kept.agent)}: recall") as progress,
+    ):
+        copying.copy(home.fd, into, links, Person(owner.st_uid, owner.st_gid), progress.add)
+        files.remove_tree(entry, _LINKS)
+        yield Copy(into, "", 0)
+
+
+def of_earlier_boots(agents: int) -> list[bytes]:
+    """The copies that no rollback took and nobody has mounted, by name. Raises OSError."""
+    try:
+        fd = files.enter(agents, shelves.RECALLED)
+    except FileNotFoundError:
+        return []
+    with files.opened(fd):
+        return [name for name in files.names(fd) if not name.startswith(b".") and _is_of_before(fd, name)]
+
+
+def _is_of_before(above: int, name: bytes) -> bool:
+    try:
+        with files.opened(files.enter(above, name)) as entry:
+            return about.read(entry).boot != bootid.text() and not shown_at(above, name)
+    except NotADirectoryError:
+        return False
+
+
+def forget(agents: int, name: bytes) -> None:
+    """Take away one of them. Raises Failure."""
+    try:
+        with files.opened(files.enter(agents, shelves.RECALLED)) as above:
+            subvolumes.remove(above, name)
+    except OSError as error:
+        raise Failure(f"cannot be deleted: {error.strerror}", hint="dmesg and lsattr may say why") from error
 
 
 def name(kept: Kept) -> str:

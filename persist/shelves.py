@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from persist import device, ground, outgoing
-from town import btrfs, files, mounts
+from town import btrfs, files, kernel, mounts
 from town.failure import Failure, Unsafe
 from town.spec import Spec
 from town.terminal import shown
@@ -66,9 +66,12 @@ def snapshots(town: Spec, top: int | None) -> Iterator[int | None]:
 def recalled(town: Spec, top: int | None, agents: int | None) -> Iterator[int | None]:
     """`.recalled`, open, through agents_dir or the top level; None when nothing was recalled."""
     with ExitStack() as stack:
-        above = agents
+        above = None
         if town.town.btrfs is not None and top is not None:
             above = stack.enter_context(maybe(top, town.town.btrfs.subvolume))
+        elif agents is not None:
+            # Without what is mounted there: copies are, over themselves.
+            above = stack.enter_context(files.opened(kernel.open_tree(agents)))
         fd = None if above is None else stack.enter_context(maybe(above, RECALLED))
         if fd is not None:
             _refuse_others(fd, RECALLED)

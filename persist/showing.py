@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from persist import about as about_
-from persist import device, ground, kept, place, recopied, secrets, shelving
+from persist import ground, kept, place, recopied, secrets, shelves, shelving
 from persist.about import About
 from persist.descent import Left, Met, descend
 from persist.kept import HOME, Kept
@@ -66,19 +66,21 @@ class Recalled:
 
 
 def recall(town: Spec, wanted: str, wish: Wish) -> Recalled:
-    """Snapshot the kept home that `wanted` (AGENT@NAME or its beginning) names and mount it.
+    """Copy the kept home that `wanted` (AGENT@NAME or its beginning) names and mount the copy.
 
-    Raises NoSuchHome, Unsafe, NotEmpty, device.NoBtrfs, btrfs.BtrfsFailed, OSError.
+    The copy is a snapshot; in a town without [town.btrfs] one of every file. Raises NoSuchHome, Unsafe, NotEmpty,
+    adopt.facts.CannotMove, btrfs.BtrfsFailed, OSError.
     """
+    make = recopied.copy if town.town.btrfs is None else recopied.snapshot
     with ExitStack() as stack:
-        top = stack.enter_context(device.top(town))
+        top = stack.enter_context(shelves.opened(town)).top
         agents = stack.enter_context(ground.agents_dir(town))
         chosen = kept.chosen(kept.every(town, top, agents), wanted)
         target = None if wish.to is None else stack.enter_context(place.opened(town, wish.to))
         above = stack.enter_context(files.opened(recopied.directory(town, agents)))
         home = stack.enter_context(kept.opened(town, top, chosen, agents))
         owner, name = os.fstat(home.fd), recopied.name(chosen)
-        with shelving.entry(above, name) as entry, recopied.snapshot(entry, chosen, home) as copy:
+        with shelving.entry(above, name) as entry, make(entry, chosen, home) as copy:
             found = _secrets(town, chosen, copy.home, wish)
             _close(copy.home, owner, wish)
             about_.write(entry, _note(chosen, copy, wish))

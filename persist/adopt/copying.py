@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 from persist.adopt import content, facts
 from persist.adopt.comparing import Differs
-from persist.adopt.facts import CannotMove, Facts
+from persist.adopt.facts import CannotMove, Facts, Owner
 from persist.descent import Entered, Few, Left, Met, descend, short
 from persist.walk import Directory, KeepsChanging
 from town import files, terminal
-from town.spec import Agent
 from town.terminal import counted
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class Totals:
             yield f"{counted(outside, 'file')} with further names outside of it: from now on a file apart from those"
 
 
-def survey(top: int, agent: Agent) -> Totals:
+def survey(top: int, agent: Owner) -> Totals:
     """Look at everything in an open directory and read no file: how much it is, and all that cannot be moved.
 
     Raises KeepsChanging, OSError.
@@ -88,7 +87,7 @@ def survey(top: int, agent: Agent) -> Totals:
     return totals
 
 
-def copy(home: int, into: int, links: int, agent: Agent, told: "Callable[[int, int], None]") -> Totals:
+def copy(home: int, into: int, links: int, agent: Owner, told: "Callable[[int, int], None]") -> Totals:
     """Copy what the open directory `home` holds into the empty one `into`, and give that what `home` has besides.
 
     `links` is an empty directory beside it, emptied by the caller afterwards: by it files get their further names.
@@ -102,7 +101,7 @@ def copy(home: int, into: int, links: int, agent: Agent, told: "Callable[[int, i
 
 
 class _Copier:
-    def __init__(self, agent: Agent, links: int, told: "Callable[[int, int], None]") -> None:
+    def __init__(self, agent: Owner, links: int, told: "Callable[[int, int], None]") -> None:
         self._agent, self._links, self._told = agent, links, told
         self._fd = -1
         self._trail: list[Facts] = []

@@ -8,12 +8,11 @@ import errno
 import os
 import stat
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from persist.descent import short
 from persist.walk import Directory
 from town.failure import Failure
-from town.spec import Agent
 
 ACCESS_LIST = "system.posix_acl_access"
 _CAPABILITY = "security.capability"
@@ -25,6 +24,16 @@ _READ = os.O_RDONLY | os.O_NOATIME | os.O_NONBLOCK | os.O_CLOEXEC
 
 class CannotMove(Failure):
     """Something in the directory cannot be kept elsewhere as it is. Nothing was moved."""
+
+
+class Owner(Protocol):
+    """Whose things are copied: set-uid and set-gid bits that lend rights of this one stay."""
+
+    @property
+    def uid(self) -> int: ...
+
+    @property
+    def gid(self) -> int: ...
 
 
 class Facts(NamedTuple):
@@ -45,7 +54,7 @@ class Facts(NamedTuple):
         return stat.S_IFMT(self.mode)
 
 
-def of(fd: int, agent: Agent, *, top: bool = False) -> Facts:
+def of(fd: int, agent: Owner, *, top: bool = False) -> Facts:
     """What a copy of the thing that `fd` has open (O_PATH will do) is to be. `top`: it is the declared directory.
 
     Raises OSError.
@@ -71,7 +80,7 @@ def of(fd: int, agent: Agent, *, top: bool = False) -> Facts:
     )
 
 
-def _mode(found: os.stat_result, agent: Agent) -> int:
+def _mode(found: os.stat_result, agent: Owner) -> int:
     """Set-uid and set-gid of a file stay only where they lend the agent's own rights."""
     mode = found.st_mode
     if stat.S_ISREG(mode):
@@ -101,7 +110,7 @@ def _namespaced(capability: bytes) -> bool:
     return revision & 0xFF000000 == _OF_A_NAMESPACE and capability[-4:] != bytes(4)
 
 
-def refusal(found: os.stat_result, agent: Agent) -> str:
+def refusal(found: os.stat_result, agent: Owner) -> str:
     """Why a thing cannot be moved, as what follows its name; empty where it can."""
     whiteout = stat.S_ISCHR(found.st_mode) and found.st_rdev == 0  # what any user may make: overlayfs marks by it
     if (stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)) and not whiteout:

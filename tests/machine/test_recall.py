@@ -186,11 +186,6 @@ def test_a_recalled_copy_goes_with_the_next_boot(old: Town) -> None:
     assert os.listdir(old.agents) == []
 
 
-def test_a_town_without_btrfs_keeps_no_homes(town: Town) -> None:
-    town.write("[]", btrfs_device="")
-    assert town.persist("recall", "ada@x", "--to", str(town.base / "look")).status == 78
-
-
 def test_the_agent_does_not_get_its_old_home_back_by_a_recall(old: Town) -> None:
     look = old.base / "look"
     old.persist("recall", f"ada@{SECOND}", "--to", str(look))
