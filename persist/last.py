@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
-from persist import entering, finding, ground, kept, lost, lostwords, shelves
+from persist import entering, finding, ground, keep, kept, lost, lostwords, shelves
 from persist.finding import Finding
 from persist.fold import Tree
 from persist.kept import Kept
@@ -48,36 +48,61 @@ class Record:
 
 
 def record(town: Spec, agents: Sequence[Agent]) -> int:
-    """Write down what each agent's home would lose now. FAILED when one could not be; the others are."""
+    """Write down what each agent's home would lose now. FAILED when one could not be; the others are.
+
+    First what is found at once, of all agents, then what takes longer: a shutdown may be cut off in between.
+    """
     now, status, until = datetime.now(UTC), DONE, monotonic() + SECONDS
     with ExitStack() as stack:
         here = stack.enter_context(ground.opened(town))
         place = stack.enter_context(_place(town, now))
+        listed = list[_Listed]()
         for left, agent in zip(range(len(agents), 0, -1), agents, strict=True):
-            try:
-                with entering.maybe_home(town, agent, here) as home:
-                    if home is not None:
-                        seconds = max(_LEAST, (until - monotonic()) / left)
-                        _write(town, agent, home, (place, now), seconds)
-            except (Failure, OSError) as error:
-                failure = error if isinstance(error, Failure) else lost.LookFailed(str(error.strerror or error))
-                cli.tell("persist", failure, about=agent.name)
-                status = FAILED
+            with _told_of(agent) as ended:
+                home = stack.enter_context(entering.maybe_home(town, agent, here))
+                if home is not None:
+                    listed.append(_listed(town, agent, home, max(_LEAST, (until - monotonic()) / left)))
+                    _write(place, listed[-1], now)
+            status = max(status, *ended, DONE)
+        for left, one in zip(range(len(listed), 0, -1), listed, strict=True):
+            with _told_of(one.agent) as ended:
+                seconds = max(0.0, min(GIT_SECONDS, (until - monotonic()) / left))
+                found = lost.judged(town, one.agent, one.home, one.tree, one.found, seconds)
+                _write(place, one._replace(found=found), now)
+            status = max(status, *ended, DONE)
     _forget(town)
     return status
 
 
-def _write(town: Spec, agent: Agent, home: int, to: tuple[int, datetime], seconds: float) -> None:
-    (place, now), until = to, monotonic() + seconds
+class _Listed(NamedTuple):
+    agent: Agent
+    home: int
+    tree: Tree
+    found: Finding
+
+
+@contextmanager
+def _told_of(agent: Agent) -> Iterator[list[int]]:
+    """A failure inside is told, and is FAILED in the list; it stops no other agent."""
+    ended = list[int]()
+    try:
+        yield ended
+    except (Failure, OSError) as error:
+        failure = error if isinstance(error, Failure) else lost.LookFailed(str(error.strerror or error))
+        cli.tell("persist", failure, about=agent.name)
+        ended.append(FAILED)
+
+
+def _listed(town: Spec, agent: Agent, home: int, seconds: float) -> _Listed:
     tree = lost.tree_for(town, agent, home)
     for _ in lost.look(agent, home, tree, seconds=seconds):
         pass
-    found = finding.of(agent, bytes(town.home(agent)), tree)
-    text = _text(found, home, now)
-    files.write_beneath(place, f"{agent.name}.json", text, mode=0o600, owner=(0, 0))
-    # First what is found at once, then the rest: a shutdown may be cut off in between.
-    found = lost.judged(town, agent, home, tree, found, max(0.0, min(GIT_SECONDS, until - monotonic())))
-    files.write_beneath(place, f"{agent.name}.json", _text(found, home, now), mode=0o600, owner=(0, 0))
+    return _Listed(agent, home, tree, finding.of(agent, bytes(town.home(agent)), tree))
+
+
+def _write(place: int, one: _Listed, now: datetime) -> None:
+    text = _text(one.found, one.home, now)
+    files.write_beneath(place, f"{one.agent.name}.json", text, mode=0o600, owner=(0, 0))
 
 
 def _text(found: Finding, home: int, now: datetime) -> bytes:
@@ -163,10 +188,13 @@ def _told(
 def _old(
     stack: ExitStack, town: Spec, there: shelves.Shelves, homes: Sequence[Kept], written: Sequence[Record]
 ) -> tuple[Kept | None, int | None]:
-    """The home that went with the last boot, and its directory: set aside at this boot, the first of those."""
+    """The home that went with the last boot, and its directory: set aside at this boot, the first of those.
+
+    What a reset set aside went with no boot.
+    """
     boot, first = bootid.text(), None
     for old in homes:
-        if old.kind != "aside" or old.boot != boot:
+        if old.kind != "aside" or old.boot != boot or keep.is_reset(old.key):
             continue
         try:
             fd = stack.enter_context(kept.opened(town, there.top, old, there.agents)).fd

@@ -133,8 +133,13 @@ def git_facts(home: int, called: bytes, tree: Tree, seconds: float) -> tuple[git
     """What the git work trees of a tree hold alone, those at stake first; what takes too long is not known."""
     until = monotonic() + seconds
     paths = fold.work_trees(tree)
-    found = [git.look(home, path, max(0.0, until - monotonic()), called) for path in paths[:GIT_TREES]]
-    found += [git.Facts(path, unknown=("not looked at",)) for path in paths[GIT_TREES:]]
+    found = list[git.Facts]()
+    for number, path in enumerate(paths):
+        left = until - monotonic()
+        if number >= GIT_TREES or left <= 0:
+            found.append(git.Facts(path, unknown=("it took too long" if left <= 0 else "not looked at",)))
+            continue
+        found.append(git.look(home, path, left, called))
     return tuple(sorted(found, key=lambda facts: not facts.at_stake))
 
 

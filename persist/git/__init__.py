@@ -80,6 +80,8 @@ def look(home: int, path: bytes, seconds: float, called: bytes = b"") -> Facts:
         return tree.facts(home, path, called, Clock(seconds))
     except Unknown as reason:
         return Facts(path, unknown=(str(reason),))
+    except MemoryError:
+        return Facts(path, unknown=("it needs too much memory",))
     except (Failure, OSError, ValueError) as error:
         what = error.what if isinstance(error, Failure) else getattr(error, "strerror", None) or "it is damaged"
         return Facts(path, unknown=(what,))

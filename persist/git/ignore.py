@@ -20,14 +20,20 @@ class Rule:
     anchored: bool
     parts: tuple[bytes, ...]
 
-    def fits(self, path: Sequence[bytes], *, directory: bool) -> bool:
-        """Whether it is about `path`, relative to the directory that has the rule."""
+    def fits(self, path: Sequence[bytes], *, directory: bool, check: Callable[[], None] = lambda: None) -> bool:
+        """Whether it is about `path`, relative to the directory that has the rule. `check` may end it by raising."""
         if self.directory and not directory:
             return False
+        check()
         if not self.anchored:
             return _name_fits(self.parts[0], path[-1])
         tokens = [_STAR if part == b"**" else part for part in self.parts]
-        return _fits(tokens, path, _name_fits)
+
+        def one(part: bytes, name: bytes) -> bool:
+            check()
+            return _name_fits(part, name)
+
+        return _fits(tokens, path, one)
 
 
 def rules(text: bytes) -> list[Rule]:

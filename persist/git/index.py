@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 from persist.git import Clock, Unknown
 
-MOST = 256 << 20  # bytes
+MOST = 64 << 20  # bytes
+_ENTRIES, _PATHS = 500_000, 64 << 20  # entries, and bytes of all their paths: in version 4 a few bytes make a long one
+_LONGEST = 4096  # bytes of a path, PATH_MAX
 _HEAD = struct.Struct(">4sII")
 _STAT = struct.Struct(">10I")  # ctime, mtime, each s and ns; dev, ino, mode, uid, gid, size
 _U16 = struct.Struct(">H")
@@ -49,12 +51,15 @@ def _parsed(data: bytes, size: int, clock: Clock) -> Index:
     magic, version, count = _HEAD.unpack_from(data)
     if magic != b"DIRC" or version not in (2, 3, 4):
         raise Unknown("its index is of another format")
-    found, at, path = Index(), _HEAD.size, b""
+    found, at, path, held = Index(), _HEAD.size, b"", 0
     for number in range(count):
         if number % 1024 == 0:
             clock.check()
         entry, at = _entry(data, at, size, path if version == 4 else None)
         path = entry.path
+        held += len(path)
+        if number >= _ENTRIES or held > _PATHS:
+            raise Unknown("its index is too large")
         found.entries.append(entry)
     for name, said in _extensions(data, at, len(data) - size):
         if name in (b"link", b"sdir"):
@@ -80,7 +85,7 @@ def _entry(data: bytes, start: int, size: int, before: bytes | None) -> tuple[En
         end = data.index(b"\0", at + min(flags & _LENGTH, len(data) - at))
         path = data[at:end]
         at = start + (end - start + 8) // 8 * 8
-    if at > len(data):
+    if at > len(data) or len(path) > _LONGEST:
         raise Unknown("its index is damaged")
     name = data[start + _STAT.size : start + _STAT.size + size]
     outside = bool(flags & _ASSUMED or more & _SKIPPED)

@@ -12,6 +12,7 @@ from town.failure import Failure
 
 _MOST = 1 << 20  # bytes of a commit, compressed or not
 _DIRECTORY = 0o40000
+_DIRECTORIES, _PATHS = 250_000, 64 << 20  # directories of an index, and bytes of all their paths
 
 
 def name(hash_: str, kind: bytes, data: bytes) -> bytes:
@@ -22,6 +23,7 @@ def name(hash_: str, kind: bytes, data: bytes) -> bytes:
 def tree(hash_: str, entries: Sequence[Entry], clock: Clock) -> bytes:
     """The name of the tree that these entries of an index make: directories from the innermost outwards."""
     directories: dict[bytes, dict[bytes, tuple[int, bytes]]] = {b"": {}}
+    held = 0
     for number, entry in enumerate(entries):
         if number % 64 == 0:
             clock.check()
@@ -32,6 +34,9 @@ def tree(hash_: str, entries: Sequence[Entry], clock: Clock) -> bytes:
             if above in directories:
                 break
             directories[above] = {}
+            held += len(above)
+            if len(directories) > _DIRECTORIES or held > _PATHS:
+                raise Unknown("its index has too many directories")
     for path in sorted(directories, key=lambda path: -path.count(b"/") - bool(path)):
         clock.check()
         made = name(hash_, b"tree", _listed(directories[path]))

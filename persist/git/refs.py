@@ -16,13 +16,14 @@ _LOG = 256 << 10  # bytes at the end of the log of one remote branch
 _SMALL = 4096
 _MOST = 20_000  # loose refs
 _HEX = re.compile(rb"(?:[0-9a-f]{40}|[0-9a-f]{64})")
+_LINE = re.compile(rb"(?m)^([0-9a-f]{40}|[0-9a-f]{64}) (refs/(?:heads|remotes)/.*|refs/stash)$")
 
 Refs = dict[bytes, bytes]  # name: object
 
 
 def read_all(place: Place, clock: Clock) -> Refs:
     """Branches, remote ones, and the stash; loose ones go before packed ones. Raises Unknown, OSError."""
-    found = dict(_packed(place))
+    found = dict(_packed(place, clock))
     with suppress(FileNotFoundError), files.opened(files.enter(place.shared, "refs")) as refs:
         for entry in _loose(refs, clock):
             name = b"refs/" + entry.directory.path(entry.name)
@@ -55,15 +56,15 @@ def _wanted(name: bytes) -> bool:
     return name.startswith((b"refs/heads/", b"refs/remotes/")) or name == b"refs/stash"
 
 
-def _packed(place: Place) -> Iterator[tuple[bytes, bytes]]:
+def _packed(place: Place, clock: Clock) -> Iterator[tuple[bytes, bytes]]:
     try:
         text = read(place.shared, b"packed-refs", _PACKED)
     except FileNotFoundError:
         return
-    for line in text.splitlines():
-        at, _, name = line.partition(b" ")
-        if _HEX.fullmatch(at) and _wanted(name):
-            yield name, at
+    for count, line in enumerate(_LINE.finditer(text)):
+        if count % 1024 == 0:
+            clock.check()
+        yield line[2], line[1]
 
 
 def _loose(refs: int, clock: Clock) -> Iterator[Entry]:

@@ -19,6 +19,7 @@ _PEEK = os.O_PATH | os.O_NOFOLLOW
 _READ = 8 << 20  # bytes of a file that is read to be compared
 _ALL = 256 << 20  # bytes of all those
 _SEEN = 1_000_000  # names of a work tree
+_RULES = 20_000  # lines of all its .gitignore
 _GITLINK = 0o160000  # a submodule, which has a work tree of its own
 
 
@@ -122,7 +123,7 @@ class _Comparing:
 def _untracked(there: Place, known: Index, clock: Clock) -> int:
     """Files that are neither tracked nor ignored; what programs make again is not looked at."""
     tracked, count = {entry.path for entry in known.entries}, 0
-    ignoring = _Ignoring(there)
+    ignoring = _Ignoring(there, clock)
     for number, event in enumerate(walk(there.top, ignoring.enter)):
         if number % 64 == 0:
             clock.check()
@@ -139,8 +140,8 @@ def _untracked(there: Place, known: Index, clock: Clock) -> int:
 class _Ignoring:
     """The rules of a work tree: of .git/info/exclude, and of each directory on the way down."""
 
-    def __init__(self, there: Place) -> None:
-        self._there = there
+    def __init__(self, there: Place, clock: Clock) -> None:
+        self._there, self._clock, self._count = there, clock, 0
         self._rules: dict[Directory, list[Rule]] = {}
         self._first = self._read(there.shared, b"info/exclude")
 
@@ -148,6 +149,9 @@ class _Ignoring:
         """The rules that a directory has itself."""
         if found := self._read(self._there.top, directory.path(b".gitignore")):
             self._rules[directory] = found
+            self._count += len(found)
+            if self._count > _RULES:
+                raise Unknown("it has too many rules of what to ignore")
 
     def enter(self, directory: Directory, name: bytes) -> bool:
         """Whether something below a directory may count."""
@@ -159,7 +163,7 @@ class _Ignoring:
         for above in _upwards(directory):
             own = self._rules.get(above, [])
             for rule in reversed(own if above.above is not None else [*self._first, *own]):
-                if rule.fits(path, directory=is_directory):
+                if rule.fits(path, directory=is_directory, check=self._clock.check):
                     return not rule.negated
             path = [above.name, *path]
         return False

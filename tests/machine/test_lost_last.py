@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from persist import lost
 from tests.machine import towns
 from tests.machine.towns import AS_ADA, Said, Town, as_agent, town
 from tests.reach import PYTHON
@@ -241,6 +242,20 @@ def test_a_record_that_is_killed_is_whole_or_not_there(machine: Machine) -> None
     assert machine.shut_down().status == 0
     machine.boot()
     assert machine.told()["files"] == 300
+
+
+def test_what_is_found_at_once_is_written_of_everybody_before_any_git_is_read(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One agent's repositories, made to take long, must not cost another its record."""
+    _write(machine.home / "mine")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lost, "judged", killed)
+    assert machine.shut_down().status != 0
+    assert {path.name for path in machine.records.glob("*/*.json")} == {"ada.json", "vox.json"}
 
 
 def test_without_btrfs_it_is_written_down_and_told_too(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
