@@ -49,7 +49,7 @@ class Listings:
 
     def __init__(self, atlas: Atlas, making: Making, *, files: int, bytes_: int) -> None:
         """`files` and `bytes_`: how much there may be."""
-        self._atlas, self._db = atlas, making.db
+        self._atlas, self._making, self._db = atlas, making, making.db
         self._most = (files, bytes_)
         self._most_pieces = INLINE * files + bytes_ // _PIECE_LEAST + INLINE
         self.files = self.bytes = self.directories = self.fetched = 0
@@ -282,6 +282,7 @@ class Listings:
         marks = ", ".join("?" * 15)
         self._db.executemany(f"INSERT INTO plan.entries VALUES ({marks})", self._rows)  # noqa: S608 - only marks
         self._rows = []
+        self._making.refuse_full()
 
     def _flush_parts(self) -> None:
         self._db.executemany("INSERT INTO plan.pieces VALUES (?, ?, ?)", self._parts)

@@ -16,7 +16,8 @@ from persist.bucket.blobs import FrameWanted
 from persist.fill import atlas
 from persist.fill.atlas import WANTED, Atlas
 from persist.store import StoreDamaged
-from town.terminal import shown
+from town.failure import Failure
+from town.terminal import shown, size
 
 FILE, DIR, SYMLINK, FIFO = range(4)
 TOP = 0  # the number of the directory that is filled; entries are numbered from 1
@@ -55,6 +56,10 @@ CREATE TABLE plan.frames AS SELECT {WANTED.replace("f.size", "f.size AS expanded
 """  # noqa: S608 - constants
 
 
+class NoRoomToPlan(Failure):
+    """What is to be made is so much that the plan of it alone would fill the disk. Nothing was made."""
+
+
 class Making:
     """A plan while it is made: attached to the atlas, as `plan`."""
 
@@ -70,6 +75,16 @@ class Making:
         self.db.execute("BEGIN")
         for statement in _SCHEMA.split(";")[:-1]:
             self.db.execute(statement)
+
+    def refuse_full(self) -> None:
+        """Raises NoRoomToPlan when it takes as much room as it leaves: few bytes may claim any number of names."""
+        there, taken = os.statvfs(self.path.parent), self.path.stat().st_size
+        if taken > there.f_bavail * there.f_frsize:
+            raise NoRoomToPlan(
+                f"the plan of what is to be made takes {size(taken)} in {shown(str(self.path.parent))} already, and "
+                "there is not as much room left",
+                hint="make room there; or somebody wrote what claims to be more than it is",
+            )
 
     def finish(self) -> None:
         """Check what only the whole shows, order the work. Raises StoreDamaged."""

@@ -64,6 +64,7 @@ class Parcel:
 
     def unpack(self, top: Top, into: int, owner: Person, scratch: Path, progress: "Progress | None" = None) -> None:
         """Fill the empty directory `into`, which only root reaches. Raises NoRoom, ExportDamaged, CannotMake."""
+        refuse_full(into, Room(top.files, 0))  # before the plan, which takes room too
         facts = Facts(owner, Person(self.commit.uid, self.commit.gid), plain=True)
         source = Source(self.incoming, self.keys, lambda: self.atlas)
         with _as_damage():
