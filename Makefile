@@ -20,7 +20,7 @@ check: setup ## style, types, layers, shell
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	shellcheck initrd/*.sh initrd/dracut/*/*.sh initrd/initramfs-tools/hooks/* initrd/initramfs-tools/scripts/*/* tools/setup .ci/run
+	shellcheck initrd/*.sh initrd/dracut/*/*.sh initrd/initramfs-tools/hooks/* initrd/initramfs-tools/scripts/*/* tools/setup .ci/run nix/identity.sh
 
 unit: setup ## the tests that need no root
 	$(BIN)/pytest -q -n $(WORKERS) -m "not root"

@@ -29,6 +29,14 @@ def parser() -> cli.Parser:
     install.add_argument("--out", metavar="DIR", help="where `gen --out` put the files")
     install.add_argument("--dry-run", action="store_true", help="print what would be written")
 
+    documents = cli.verb(
+        verbs, "documents", cli.lazy("identity.render"),
+        says="write the documents of homes into a new directory, without keys and secrets; for builds",
+        example="identity documents --to result ada", agents="*",
+    )  # fmt: skip
+    documents.add_argument("--to", metavar="DIR", required=True, help="DIR/AGENT becomes what the home would hold")
+    documents.add_argument("--out", metavar="DIR", help="where `gen --out` put the files")
+
     check = cli.verb(
         verbs, "check", cli.lazy("identity.check"),
         says="compare everything that gen makes with the spec, and change nothing",

@@ -21,7 +21,7 @@ reason() { # WHAT CURE: on the console, and for the host
 
 if [ -z "${NUKETOWN_DEVICE:-}" ]; then
     reason 'this initrd was made without /etc/nuketown/rollback.conf' \
-        'run persist install, make the initrd anew (update-initramfs -u, or dracut --force), reboot'
+        'run persist install, make the initrd anew (update-initramfs -u, dracut --force, or nixos-rebuild boot), reboot'
     exit 1
 fi
 

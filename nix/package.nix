@@ -1,6 +1,9 @@
-# The package: both commands and the hook, from this checkout. Called with callPackage on a Python package set.
+# The package: both commands and the hook, from this checkout. Called with callPackage on a Python package set:
+# `pkgs.python3Packages.callPackage ./package.nix { }`. What nixpkgs has is taken from there, the rest from ./python.
 {
   lib,
+  pkgs,
+  callPackage,
   buildPythonApplication,
   hatchling,
   blake3,
@@ -8,13 +11,14 @@
   btrfsutil,
   cryptography,
   google-re2,
-  pyfastcdc,
-  pyrage,
+  pyfastcdc ? callPackage ./python/pyfastcdc.nix { },
+  pyrage ? callPackage ./python/pyrage.nix { },
   python-gnupg,
   ruamel-yaml,
   segno,
   tomlkit,
   zstandard,
+  runtimePath ? lib.makeBinPath (import ./programs.nix pkgs),
 }:
 
 let
@@ -55,6 +59,9 @@ buildPythonApplication {
     tomlkit
     zstandard
   ];
+
+  # In front: root runs these, and means those that this version was built with, whatever the caller's PATH has.
+  makeWrapperArgs = [ "--prefix" "PATH" ":" runtimePath ];
 
   # The suite needs root, loop devices and real mounts: it runs outside the build sandbox.
   doCheck = false;

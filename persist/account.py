@@ -151,7 +151,8 @@ def _list(town: Spec, arguments: argparse.Namespace) -> int:
         for agent in agents:
             print(f"{agent.name:{width}}  {'open' if agent.name in found else 'closed'}")
     if not ruled:
-        say("persist: note: PAM does not ask who is open on this machine: persist install sets that up")
+        how = "nixos-rebuild, with this project's module," if os.path.exists("/etc/NIXOS") else "persist install"
+        say(f"persist: note: PAM does not ask who is open on this machine: {how} sets that up")
     for name in sorted(set(found) - {agent.name for agent in town.agents}):
         say(f"persist: note: {shown(name)} is open and no agent of the spec")
     return DONE

@@ -57,7 +57,7 @@ def notes(spec: Spec) -> Iterator[Problem]:
         if agent.sudo:
             yield Problem(f"agents.{agent.name}.sudo", "goes into the agent's documents only: it gives no right")
         if agent.devices:
-            yield Problem(f"agents.{agent.name}.devices", "go into the agent's documents only: no udev rule is made")
+            yield Problem(f"agents.{agent.name}.devices", "go into its documents; only NixOS has udev rules of them")
 
 
 def _plain(problems: tuple[Problem, ...]) -> list[dict[str, str]]:

@@ -155,9 +155,14 @@ def _debugging(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
     place.add_argument("--replace", action="store_true", help="in the place of the present home, which is kept")
     recall.add_argument("--as", dest="as_user", metavar="USER", help="whose files its files appear to be")
     recall.add_argument("--exec", action="store_true", help="let programs in it run; without it the mount is noexec")
-    recall.add_argument("--without-secrets", action="store_true", help="leave keys and credentials out of the copy")
+    recall.add_argument(
+        "--without-secrets",
+        action="store_true",
+        help="leave keys and credentials out of the copy, as far as place and name tell them",
+    )
     recall.add_argument("--stop", action="store_true", help="with --replace: end what the agent runs")
-    recall.add_argument("--end", action="store_true", help="take a recalled copy away again")
+    recall.add_argument("--end", action="store_true", help="take a recalled copy away again, by its name or the home's")
+    recall.add_argument("--all", action="store_true", help="with --end: every copy of that home")
     _json_and_dry_run(recall)
 
     reset = cli.verb(
@@ -169,11 +174,12 @@ def _debugging(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
     reset.add_argument(
         "--stop", action="store_true", help="end what the agent runs; without it a running agent is refused"
     )
+    reset.add_argument("--sweep", action="store_true", help="also take what it left outside its home, as at a boot")
     _json_and_dry_run(reset)
 
     diff = cli.verb(
         verbs, "diff", cli.lazy("persist.diff"),
-        says="what differs between two homes of an agent: kept, living, or in the store",
+        says="what differs between two homes of an agent: kept, living, or in the store (status 0 either way)",
         example="persist diff ada@20261121T101500Z",
     )  # fmt: skip
     diff.add_argument("one", metavar="AGENT@A", help="a name that `persist homes` or `persist log` shows")
@@ -188,7 +194,11 @@ def _debugging(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
     export.add_argument("home", metavar="AGENT@HOME")
     export.add_argument("file", metavar="FILE", help="`-`: standard output")
     export.add_argument("--to", metavar="RECIPIENT", action="append", help="who can open it; else the town's humans")
-    export.add_argument("--without-secrets", action="store_true", help="leave keys and credentials out")
+    export.add_argument(
+        "--without-secrets",
+        action="store_true",
+        help="leave keys and credentials out, as far as place and name tell them",
+    )
 
     brought = cli.verb(
         verbs, "import", cli.lazy("persist.imports"),
@@ -347,7 +357,9 @@ def _machine(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
         says="the systemd units of this town, on standard output or in a directory",
         example="persist units --write /etc/systemd/system",
     )  # fmt: skip
-    units.add_argument("--write", metavar="DIR", help="write them there, whole; a file that is not ours stays")
+    where = units.add_mutually_exclusive_group()
+    where.add_argument("--write", metavar="DIR", help="write them there, whole; a file that is not ours stays")
+    where.add_argument("--package", metavar="DIR", help="for the configuration of another machine, such as NixOS")
     units.add_argument("--initrd", **initrd)
     units.add_argument("--program", **program)
 

@@ -24,9 +24,9 @@ def refuse_machine(root: Path) -> None:
     """Raises CannotInstall where units do not belong, or nothing would read them."""
     if (root / "etc/NIXOS").exists():
         raise CannotInstall(
-            "this is NixOS: its units come from its configuration, and there is no module for it yet",
-            hint="persist units --write DIR writes the units for the configuration; its initrd has to run "
-            f"{initrd.hook()}, as {initrd.unit()} does",
+            "this is NixOS: its units come from its configuration",
+            hint="import this project's NixOS module (docs/nixos.md); without it, persist units --write DIR writes the "
+            f"units, and the initrd has to run {initrd.hook()}, as {initrd.unit()} does",
         )
     if not any(os.path.lexists(f"{root}{path}") for path in _SYSTEMD):
         raise CannotInstall(

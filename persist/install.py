@@ -32,6 +32,10 @@ def write_units(arguments: argparse.Namespace) -> int:
     """Print the units, or with --write put them into a directory, with the links that enable them."""
     town = spec.load(cli.spec_file(arguments))
     named = _named(arguments)
+    if arguments.package is not None:
+        from persist import packaged
+
+        return packaged.write(town, arguments.package, initrd=arguments.initrd, program=named)
     with placing.tree(THIS) as there:
         old = installed.read(there)
         kind = makers.choose(THIS, arguments.initrd, old).kind

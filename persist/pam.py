@@ -4,14 +4,16 @@ Debian's common-account is asked for every login: getty, ssh, su (root's too), m
 stands outside of pam-auth-update's own block stays when that writes the file again (pam-auth-update(8)).
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from persist.lines import Lines
 from persist.placing import File, Tree
+from town import files
 
 AGENTS, OPEN = "/etc/nuketown/agents", "/run/nuketown/open"
-COMMON = "/etc/pam.d/common-account"
+COMMON, LOGIN = "/etc/pam.d/common-account", "/etc/pam.d/login"
 CRON, AT = "/etc/cron.deny", "/etc/at.deny"
 _BEGIN, _END = "# begin nuketown", "# end nuketown"
 # Only a name that is in the list goes on to the second rule: whatever else is wrong there keeps nobody else out.
@@ -22,6 +24,7 @@ RULE = (
     f"account requisite pam_listfile.so item=user sense=allow file={OPEN} onerr=fail",
     _END,
 )
+_LIMIT = 1 << 20
 _PRIMARY = '# here are the per-package modules (the "Primary" block)'  # where pam-auth-update's block begins
 
 
@@ -52,13 +55,26 @@ def allowed(there: Tree, names: Iterable[str]) -> list[str]:
 
 
 def ruled(root: Path) -> bool:
-    """Whether the rule stands in the machine's common-account, whole."""
+    """Whether the rule stands where a machine's logins find it, whole: in common-account, on NixOS in each service."""
     from persist import placing
     from town.failure import Failure
 
+    if (root / "etc/NIXOS").exists():
+        return _first_in(root / LOGIN.lstrip("/"))
     try:
         with placing.tree(root) as there:
             text = there.read(COMMON).decode("utf-8", "replace")
     except (OSError, Failure):
         return False
     return "\n".join(RULE) in text
+
+
+def _first_in(service: Path) -> bool:
+    """Whether the account stack of a service begins with both lines: modules by any path, words after a # left out."""
+    try:
+        text = files.read_bounded(service, _LIMIT).decode("utf-8", "replace")
+    except files.Unreadable:
+        return False
+    said = [re.sub(r"/\S*/(?=pam_)", "", line.partition("#")[0]).split() for line in text.splitlines()]
+    found = [words for words in said if words[:1] == ["account"]]
+    return found[:2] == [line.split() for line in RULE[1:3]]

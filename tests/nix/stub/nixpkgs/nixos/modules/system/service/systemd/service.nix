@@ -1,0 +1,2 @@
+# What home-manager takes from nixpkgs by path. No service of that kind is met here.
+{ }
