@@ -1,4 +1,7 @@
-"""`persist lost` where 50 files among 200,000 are new: a search by the filesystem beside a walk of that home."""
+"""`persist lost` where 50 files among 200,000 are new: a search by the filesystem beside a walk of that home.
+
+By a kept home, and by a time: after a sync, and where nobody noted anything.
+"""
 
 import os
 import statistics
@@ -9,9 +12,9 @@ from pathlib import Path
 from bench import clock, corpus
 from bench.figures import Report
 from demo import loopback
-from persist import searched
+from persist import searched, since, transactions
 from persist.walk import Entry, walk
-from town import btrfs, files, kernel, process
+from town import btrfs, files, kernel, process, standing
 
 FILES, NEW, ROUNDS = 200_000, 50, 9
 _MOST = 50.0  # ms of work
@@ -36,18 +39,34 @@ def measure(place: Path) -> None:
         os.sync()
         with files.opened(files.open_dir(home)) as fd:
             transid = _kept(device, fd)
+            transactions.commit(fd)  # as a sync does
+            moment = _later()
             for number, directory in zip(range(NEW), sorted(_directories(home)), strict=False):
                 (directory / f"new-{number}").write_bytes(bytes(1000))
-            _rows(fd, transid, device)
+            _rows(fd, transid, moment, device)
         kernel.umount("/agents", kernel.MNT_DETACH)
 
 
-def _rows(fd: int, transid: int, device: str) -> None:
+def _later() -> int:
+    """A time (ns) that is after all that was written: inodes are told apart by the second."""
+    time.sleep(2)
+    return time.time_ns()
+
+
+def _rows(fd: int, transid: int, moment: int, device: str) -> None:
     def search() -> Iterable[object]:
         return searched.search(fd, _all, searched.mounted(fd), since=transid)
 
+    def by_time() -> Iterable[object]:
+        near = since.nearer(since.Since(time=moment), fd).transid
+        return searched.search(fd, _all, searched.mounted(fd), since=near, changed=moment)
+
     report = Report()
     work, _ = _row("search, warm", _times(search, fd))
+    timed, _ = _row("search by time, warm", _times(by_time, fd))
+    for noted in (standing.RUN / "transactions").iterdir():
+        noted.unlink()
+    _row("search by time, not noted", _times(by_time, fd))
     _row("search, cold", _times(search, fd, cold=True))
     _row("everything by a search", _times(lambda: searched.search(fd, _all), fd, rounds=1))
     _row("everything by a walk", _times(lambda: walk(fd, _all), fd, rounds=1))
@@ -56,6 +75,7 @@ def _rows(fd: int, transid: int, device: str) -> None:
     whole = [clock.run(command) for _ in range(ROUNDS)]
     _row("persist lost --since", [(took.cpu * 1e3, took.wall * 1e3) for took in whole])
     report.figure("lost", "ms of work for 50 of 200,000, warm", work, _MOST, 15)
+    report.figure("lost --since TIME", "ms of work for 50 of 200,000, warm", timed, _MOST, 30)
     report.end()
 
 

@@ -6,12 +6,14 @@ itself: one that fails is named, the others are installed, and the command ends 
 
 import argparse
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path, PurePosixPath
 
 from identity import gen, guard, installed, places, runtime, tenant
 from identity.alone import alone
 from identity.delivery import Delivery, delivery
+from identity.halves import BadKey
 from identity.installed import Record
 from identity.lock import Lock
 from identity.pieces import Order, Piece, below
@@ -123,15 +125,30 @@ def _after(before: Record, order: Order, done: list[Piece]) -> Record:
     """What lies in the home by our hand now: what was before, but for what is told of."""
     wanted = {str(file.path): installed.digest(file.data) for file in order.files if not file.seed}
     files = {path: digest for path, digest in before.files.items() if not below(PurePosixPath(path), order.left)}
-    subkeys = set(before.gpg)
+    subkeys, keys = set(before.gpg), set(before.keys)
+    brought = before.brought | {str(file.path): installed.digest(file.data) for file in order.files if file.seed}
     for piece in done:
         if piece.path == _KEYRING and piece.what != "failed":
             subkeys = (subkeys - set(order.dropped)) | ({order.keyring.signing} if order.keyring else set())
+            keys = set(_primaries(order))
+            brought = {path: digest for path, digest in brought.items() if not path.startswith(f"{_KEYRING}/")}
+            brought |= dict(piece.keys)
         elif piece.what in ("removed", "absent", "left"):
             files.pop(piece.path, None)
         elif piece.what != "failed" and piece.path in wanted:
             files[piece.path] = wanted[piece.path]
-    return Record(files, tuple(sorted(subkeys)))
+    return Record(files, tuple(sorted(subkeys)), brought, tuple(sorted(keys)))
+
+
+def _primaries(order: Order) -> Iterator[str]:
+    """Whose public keys the keyring has by our hand."""
+    from identity.keys import openpgp
+
+    if order.keyring is not None:
+        yield order.keyring.primary
+    if order.published:
+        with suppress(BadKey):
+            yield from (key[0].fingerprint for key in openpgp.keys(order.published.decode("latin-1"), "gpg.asc"))
 
 
 def _record(spec: Spec, agent: Agent, now: Record) -> None:

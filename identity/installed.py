@@ -13,17 +13,22 @@ from town import files
 from town.failure import Failure
 from town.spec import Agent, Spec
 
-VERSION = 2
-_KNOWN = (1, VERSION)  # version 1 had no `gpg`
+VERSION = 3
+_KNOWN = (1, 2, VERSION)  # version 1 had no `gpg`, 2 neither `brought` nor `keys`
 _DIRECTORY, _LIMIT = "installed", 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What lies in a home by our hand. `files`: SHA-256 by path below the home; `gpg`: imported signing subkeys."""
+    """What lies in a home by our hand. `files`: SHA-256 by path below the home; `gpg`: imported signing subkeys.
+
+    `brought`: what else, that is the agent's to change and stays; `keys`: primary keys in the public keyring.
+    """
 
     files: dict[str, str] = field(default_factory=dict)
     gpg: tuple[str, ...] = ()
+    brought: dict[str, str] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
 
 
 def digest(data: bytes) -> str:
@@ -43,16 +48,30 @@ def known(spec: Spec, agent: Agent) -> Record:
 def _record(tree: Any) -> Record:
     if not isinstance(tree, dict) or tree.get("version") not in _KNOWN or not isinstance(tree.get("files"), dict):
         return Record()
-    found = {path: value for path, value in tree["files"].items() if isinstance(value, str)}
-    subkeys = tree.get("gpg", [])
-    return Record(found, tuple(one for one in subkeys if isinstance(one, str)) if isinstance(subkeys, list) else ())
+    return Record(
+        _digests(tree["files"]), _texts(tree.get("gpg")), _digests(tree.get("brought")), _texts(tree.get("keys"))
+    )
+
+
+def _digests(tree: Any) -> dict[str, str]:
+    return {path: value for path, value in tree.items() if isinstance(value, str)} if isinstance(tree, dict) else {}
+
+
+def _texts(tree: Any) -> tuple[str, ...]:
+    return tuple(one for one in tree if isinstance(one, str)) if isinstance(tree, list) else ()
 
 
 def record(spec: Spec, agent: Agent, new: Record) -> None:
     """Write the record when it is another than before. Raises files.Unreadable, OSError."""
     if new == known(spec, agent):
         return
-    tree = {"version": VERSION, "files": dict(sorted(new.files.items())), "gpg": sorted(new.gpg)}
+    tree = {
+        "version": VERSION,
+        "files": dict(sorted(new.files.items())),
+        "gpg": sorted(new.gpg),
+        "brought": dict(sorted(new.brought.items())),
+        "keys": sorted(new.keys),
+    }
     where = spec.state_dir
     with files.opened(files.open_dir(where.parent)) as above:
         owner = (os.geteuid(), os.getegid())

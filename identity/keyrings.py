@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from identity.pieces import Keyring, Order, Piece, What
+from identity.pieces import Keyring, Order, Piece, What, digest
 from town import files, process
 from town.failure import Failure
 
@@ -51,6 +51,7 @@ def bring(home: Path, fd: int, order: Order, dry: bool) -> Piece:
     there = _exists(fd)
     if not there and (dry or keyring is None):
         return Piece(".gnupg", "absent" if keyring is None else "made")
+    kept: tuple[tuple[str, str], ...] = ()
     with files.opened(_made(fd)) as keys, _agent({"HOME": str(home), "GNUPGHOME": str(directory)}) as env:
         if not dry:
             _unlock(keys)
@@ -58,9 +59,10 @@ def bring(home: Path, fd: int, order: Order, dry: bool) -> Piece:
         what: What = "removed" if any(gone) else "kept"
         if keyring is not None:
             what = _add(env, keys, keyring, dry)
+            kept = tuple(_digests(env, keys, keyring.primary))
         if order.published and not dry:
             process.run([*_GPG, "--import"], feed=order.published, env=env, timeout=_SECONDS, most=_MOST)
-    return Piece(".gnupg", what if keyring is not None or any(gone) else "absent")
+    return Piece(".gnupg", what if keyring is not None or any(gone) else "absent", keys=kept)
 
 
 def _exists(fd: int) -> bool:
@@ -178,6 +180,14 @@ def _drop(env: _Env, keys: int, signing: str, dry: bool) -> bool:
     if not dry:
         _unlink(keys, found.grip)
     return True
+
+
+def _digests(env: _Env, keys: int, primary: str) -> Iterator[tuple[str, str]]:
+    """The files of the private keys that were brought, by path below the home."""
+    with suppress(FileNotFoundError), files.opened(files.open_beneath(keys, "private-keys-v1.d")) as private:
+        for subkey in _listed(env, primary).values():
+            if subkey.private and (found := digest(private, f"{subkey.grip}.key")):
+                yield f".gnupg/private-keys-v1.d/{subkey.grip}.key", found
 
 
 def _unlink(keys: int, grip: str) -> None:

@@ -62,7 +62,7 @@ class Piece:
     `left`: somebody else brings it; `why` is empty when it is not there. `rewritten`: `why` names a link of sops-nix or
     home-manager that stood there. `stays`: of no use any more, and changed since
     it was installed. `held` is the SHA-256 of a file that was written over, empty when what stood there was no plain
-    file of the mode that it should have.
+    file of the mode that it should have. `keys`: SHA-256 of the files of private keys in a keyring, by path.
     """
 
     path: str
@@ -70,6 +70,7 @@ class Piece:
     why: str = ""
     hint: str = ""
     held: str = ""
+    keys: tuple[tuple[str, str], ...] = ()
 
 
 def below(path: PurePosixPath, others: tuple[PurePosixPath, ...]) -> bool:
@@ -112,7 +113,7 @@ def remove(home: int, path: PurePosixPath, installed: str, dry: bool = False) ->
     """Remove a file that is of no use any more, where it still is what was installed. Raises Unsafe, OSError."""
     try:
         with files.opened(files.open_beneath(home, path.parent)) as parent:
-            if _digest(parent, path.name) != installed:
+            if digest(parent, path.name) != installed:
                 return Piece(str(path), "stays")
             if not dry:
                 os.unlink(path.name, dir_fd=parent)
@@ -121,7 +122,7 @@ def remove(home: int, path: PurePosixPath, installed: str, dry: bool = False) ->
         return Piece(str(path), "absent")
 
 
-def _digest(parent: int, name: str) -> str:
+def digest(parent: int, name: str) -> str:
     """SHA-256 of a plain file; empty for anything else that stands there."""
     try:
         with files.opened(files.open_beneath(parent, name, os.O_RDONLY | os.O_NONBLOCK)) as fd:

@@ -150,7 +150,7 @@ def _child(person: Person, home: int, writing: int, work: Work, path: Path) -> N
         os._exit(1)
 
 
-def _tell(writing: int, item: dict[str, str]) -> None:
+def _tell(writing: int, item: dict[str, Any]) -> None:
     """One line of the report, as soon as it is known: it outlives whatever ends this process."""
     files.write_all(writing, json.dumps(item).encode() + b"\n")
 
@@ -204,7 +204,11 @@ def _lines(report: bytearray) -> list[dict[str, Any]]:
 
 
 def _pieces(report: bytearray) -> list[Piece]:
-    return [Piece(**item) for item in _lines(report) if _END not in item]
+    return [_piece(item) for item in _lines(report) if _END not in item]
+
+
+def _piece(item: dict[str, Any]) -> Piece:
+    return Piece(**{**item, "keys": tuple((path, digest) for path, digest in item["keys"])})
 
 
 def _require_end(report: bytearray, status: int) -> None:

@@ -121,24 +121,55 @@ with_spare_room() { # COMMAND…: at the cost of nothing that was anybody's
 }
 
 with_room_of_homes() { # COMMAND…: what persist tidy had begun to delete, then the oldest, then the next
-    number=0
     for home in "$top/$old"/.deleting-*; do
         give_up "$old/${home##*/}" && again 20 "$@" && return
     done
-    while old_home_after "$number"; do
+    list_old_homes
+    while next_old_home; do
         give_up "$old/${home##*/}" && again 20 "$@" && return
     done
     return 1
 }
 
-old_home_after() { # ID: sets home to the one made next after it, and number to its id, which no clock can upset
-    after=$1
-    number=
+list_old_homes() { # sets boots and resets to the ids of what those set aside, home_ID to the path of each
+    boots='' resets='' number=0
+    present=$(btrfs inspect-internal rootid "$top/$subvolume" 2>/dev/null) || present=
     for each in "$top/$old"/*; do
         if ! is_subvolume "$each" || ! id=$(btrfs inspect-internal rootid "$each" 2>/dev/null); then continue; fi
-        if [ "$id" -gt "$after" ] && { [ -z "$number" ] || [ "$id" -lt "$number" ]; }; then number=$id home=$each; fi
+        case $id in
+        '' | *[!0-9]*) continue ;;
+        esac
+        eval "home_$id=\$each"
+        case ${each##*/} in
+        *.reset*) resets="$resets $id" ;;
+        *) boots="$boots $id" ;;
+        esac
+    done
+}
+
+# In the order in which they were set aside, by ids, which no clock can upset: what a reset set aside was made then; an
+# @agents was made at the boot before, and set aside when the next one was made.
+next_old_home() { # sets home to the one set aside next after number, which becomes its turn
+    after=$number
+    number=
+    for id in $resets; do
+        sooner "$id"
+    done
+    for each in $boots; do
+        turn=999999999
+        for id in $boots $present; do
+            if [ "$id" -gt "$each" ] && [ "$id" -lt "$turn" ]; then turn=$id; fi
+        done
+        sooner "$turn" "$each"
     done
     [ -n "$number" ]
+}
+
+sooner() { # TURN [ID]: takes that one when its turn comes after the last and before what was found so far
+    if [ "$1" -gt "$after" ] && { [ -z "$number" ] || [ "$1" -lt "$number" ]; }; then
+        number=$1
+        eval "home=\$home_${2:-$1}"
+    fi
 }
 
 give_up() { # @agents-old/NAME, when there is time to see what it is good for

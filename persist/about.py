@@ -28,7 +28,8 @@ class About:
 
     `transids`: the transaction of the filesystem that each part is of (`home`, `persisted`, a path of the home).
     `paths`: the declared directories that lie under `persisted`; `apart`: on persist_dir's own filesystem. `inside`:
-    the home is that directory of `home`. `of`: the kept home that a recalled copy was made from. `origin`: where an
+    the home is that directory of `home`. `of`: the kept home that a recalled copy was made from, or, of the snapshot
+    that `--replace` takes, the one that took its place. `origin`: where an
     imported one comes from. `place`, `user`: where a copy was mounted, and whose its files appear to be. `notes`: what
     is not in it, or not of the same moment.
     """

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from persist import running
 from persist.restore import origins
 from town import files, locks
-from town.failure import TryLater
+from town.failure import Failure, TryLater
 from town.spec import Agent, Spec
 
 
@@ -27,3 +27,12 @@ def alone(spec: Spec, agent: Agent) -> Iterator[None]:
         what = f"a restore of {agent.name}, or a command like it, is at work on {agent.name}{who}"
         locks.take(lock, Busy(what, hint="wait for it, then try again"))
         yield
+
+
+def holder(spec: Spec, agent: Agent) -> str:
+    """Who holds that lock, as the end of a sentence; empty where nobody does, or nobody can say. Takes nothing."""
+    with suppress(OSError, Failure):
+        path = spec.state_dir / "locks" / f"restore-{agent.name}"
+        with files.opened(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)) as lock:
+            return running.holding_lock(lock)
+    return ""

@@ -1,7 +1,9 @@
 """What was set aside: the entries of @agents-old as values, in an order and with ages that no clock can upset.
 
-The order is that of the generations in which they were made, which only ever rise. Their times come from clocks that
-may have been wrong: a time in the future is not believed, and none is earlier than that of something older.
+The order is that in which they came to lie there: btrfs gives each name in a directory an index that only ever rises,
+and lists by it. When something was *made* says nothing: an @agents is made when its boot begins and set aside when the
+next one does, after all that resets set aside in between. Their times come from clocks that may have been wrong: a time
+in the future is not believed, and none is earlier than that of something older.
 """
 
 import os
@@ -14,7 +16,7 @@ from typing import Literal
 
 from persist import places
 from persist.kept import parsed_key
-from town import btrfs, files, subvolumes
+from town import btrfs, files
 from town.failure import Failure, Unsafe
 from town.spec import Btrfs
 from town.terminal import shown
@@ -30,7 +32,7 @@ class Aside:
     name: bytes
     kind: Kind
     number: int
-    born: int  # the generation in which it was made
+    turn: int  # its place in the order in which they were set aside
     time: datetime  # when it was set aside, as far as that is known
 
     @property
@@ -70,21 +72,23 @@ Broken = Callable[[bytes, Failure], None]
 
 
 def read(old: int, now: datetime, broken: Broken) -> list[Aside]:
-    """The entries of @agents-old, open as `old`: oldest first. `now` is aware.
+    """The entries of @agents-old, open as `old`: what a tidy began to delete, then the rest, oldest first.
 
-    `broken` is told of each that the filesystem says nothing of: it is in nobody's way, and is none of the result.
+    `now` is aware. `broken` is told of each that the filesystem says nothing of: it is in nobody's way, and is none of
+    the result.
     """
     found = []
-    for name in files.names(old):
+    for turn, name in enumerate([os.fsencode(entry.name) for entry in files.scan(old)]):
         try:
-            found.append(_entry(old, name))
+            found.append(_entry(old, name, turn))
         except FileNotFoundError:
             continue  # a rollback or a person took it meanwhile
         except OSError as error:
             broken(name, Failure(f"cannot be read: {error.strerror}", hint="dmesg may say why"))
         except Failure as failure:
             broken(name, failure)
-    return credible(sorted(found, key=lambda entry: (entry.born, entry.name)), now)
+    begun = [entry for entry in found if entry.deleting]  # its turn says when a tidy gave it that name
+    return [*begun, *credible([entry for entry in found if not entry.deleting], now)]
 
 
 def credible(oldest_first: Sequence[Aside], now: datetime) -> list[Aside]:
@@ -103,19 +107,17 @@ def credible(oldest_first: Sequence[Aside], now: datetime) -> list[Aside]:
     return found[::-1]
 
 
-def _entry(old: int, name: bytes) -> Aside:
+def _entry(old: int, name: bytes, turn: int) -> Aside:
     seen = os.stat(name, dir_fd=old, follow_symlinks=False)
     named, _ = parsed_key(name.removeprefix(places.DELETING))
     # A rename sets the ctime of what is renamed: that is when it was set aside, where the name does not say so.
     time = named or datetime.fromtimestamp(seen.st_ctime, UTC)
     if not stat.S_ISDIR(seen.st_mode):
-        return Aside(name, "other", seen.st_ino, subvolumes.born(old, seen.st_ino), time)
+        return Aside(name, "other", seen.st_ino, turn, time)
     with files.opened(files.enter(old, name)) as fd:
         if btrfs.is_subvolume(fd):
-            there = btrfs.info(fd)
-            return Aside(name, "subvolume", there.id, there.origin_generation, time)
-        inode = os.fstat(fd).st_ino
-        return Aside(name, "directory", inode, subvolumes.born(old, inode), time)
+            return Aside(name, "subvolume", btrfs.info(fd).id, turn, time)
+        return Aside(name, "directory", os.fstat(fd).st_ino, turn, time)
 
 
 def _wrong(names: Btrfs, what: str) -> Unsafe:

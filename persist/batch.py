@@ -90,7 +90,7 @@ class Batch:
             self._copy(fd, path, around)
             if len(path.parts) == 1:
                 with files.opened(files.enter(self.entry, str(path))) as copy:
-                    _close(copy)
+                    nested.close(copy)
         if self._parts:
             self._show()
         self._tell()
@@ -197,7 +197,7 @@ class Batch:
             if part.name:
                 here = self._made(PurePosixPath(_PARTS, str(number)))
                 os.rename(_NAME, part.name, src_dir_fd=here, dst_dir_fd=self.entry)
-                _close(part.copy)
+                nested.close(part.copy)
         subvolumes.remove(self.entry, _PARTS)
 
     def _tell(self) -> None:
@@ -215,13 +215,3 @@ def _seen(fd: int, part: _Part | None) -> int:
         return subvolumes.opened_inode(part.copy, btrfs.number(part.copy), os.fstat(fd).st_ino)
     except OSError as error:  # ESTALE
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
-
-
-def _close(root: int) -> None:
-    """Make a subvolume and all nested in it read-only, the innermost first."""
-    numbers = [btrfs.number(root)]
-    for number in numbers:  # grows meanwhile
-        numbers += [inner for inner, _ in subvolumes.within(root, number)]
-    for number in reversed(numbers):
-        with files.opened(subvolumes.opened_root(root, number)) as fd:
-            btrfs.set_read_only(fd, True)

@@ -99,7 +99,7 @@ def parser() -> cli.Parser:
     when.add_argument("--since", metavar="TIME|HOME", help="only what was written since a time, or since a kept home")
     when.add_argument("--last", action="store_true", help="what went with the last reboot, as it was written down then")
     when.add_argument("--record", action="store_true", help="write it down for --last, as a shutdown does")
-    lost.add_argument("--tree", action="store_true", help="as a tree, every directory with its size")
+    lost.add_argument("--tree", action="store_true", help="as a tree, one directory below another")
     lost.add_argument("--json", action="store_true", help="every file as JSON")
 
     status = cli.verb(
@@ -324,6 +324,7 @@ def _service(verbs: "argparse._SubParsersAction[cli.Parser]") -> None:
         says="take away what agents left outside their homes, before they start",
         example="persist sweep --dry-run", agents="*",
     )  # fmt: skip
+    sweep.add_argument("--missing", action="store_true", help="only who was not swept at this boot, and is not open")
     sweep.add_argument("--dry-run", action="store_true", help="print what would be done")
     sweep.add_argument("--json", action="store_true", help="the same as JSON")
 

@@ -40,6 +40,11 @@ def of_home(home: int) -> Record:
     return Record(f"{os.fstat(home).st_ino}-{files.generation(home)}")
 
 
+def is_plain(home: str) -> bool:
+    """Whether the identity of a home is that of a plain directory."""
+    return "-" in home
+
+
 def known(spec: Spec, agent: Agent) -> Record:
     """What is recorded of the agent. Never raises: what cannot be read is not known."""
     try:

@@ -55,15 +55,17 @@ class Left(NamedTuple):
 
 Event = Entered | Met | Left
 Told = Callable[[bytes], None]
+Deeper = Callable[[Directory, int, bytes], None]
 
 
-def descend(top: int, *, gone: Told, mounted: Told) -> Iterator[Event]:
+def descend(top: int, *, gone: Told, mounted: Told, deeper: Deeper | None = None) -> Iterator[Event]:
     """Everything at and below the open directory `top`.
 
     `gone` and `mounted` are told the path of what vanished meanwhile (or was met before), and of what has something
-    else mounted on it; they may raise. Raises Moved, TooDeep, OSError.
+    else mounted on it; they may raise. `deeper` is given each directory that lies too deep: the one that it is in, that
+    open, and its name; it is not gone into. Without `deeper`, TooDeep is raised. Raises Moved, OSError.
     """
-    way = _Way(top, gone, mounted)
+    way = _Way(top, gone, mounted, deeper)
     try:
         yield from way.run()
     finally:
@@ -91,6 +93,11 @@ class Few:
         if len(self.first) < _FEW:
             self.first.append(directory.path(name))
 
+    def join(self, other: "Few", before: bytes = b"") -> None:
+        """Add others; `before`: what their paths begin with here."""
+        self.count += other.count
+        self.first += [before + path for path in other.first][: _FEW - len(self.first)]
+
     def __bool__(self) -> bool:
         return self.count > 0
 
@@ -112,8 +119,8 @@ class _Level:
 
 
 class _Way:
-    def __init__(self, top: int, gone: Told, mounted: Told) -> None:
-        self._gone, self._mounted = gone, mounted
+    def __init__(self, top: int, gone: Told, mounted: Told, deeper: Deeper | None) -> None:
+        self._gone, self._mounted, self._deeper = gone, mounted, deeper
         self.fd = files.enter(top, ".")
         self._trail: list[_Level] = []
         self._entered: set[tuple[int, int]] = set()
@@ -173,18 +180,24 @@ class _Way:
             self._told(above.path(name), error)
             return None
         found = os.fstat(fd)
-        if (found.st_dev, found.st_ino) in self._entered:
+        if (found.st_dev, found.st_ino) in self._entered and not btrfs.is_placeholder(fd):
             os.close(fd)
             self._gone(above.path(name))
             return None
+        if above.depth >= DEEPEST:
+            os.close(fd)
+            self._refuse(above, name)
+            return None
         os.close(self.fd)
         self.fd = fd
-        if above.depth >= DEEPEST:
-            raise TooDeep(
-                f"{short(above.path(name))} lies deeper than {DEEPEST:,} directories", hint="look what made it, and rm"
-            )
         length = above.length + len(name) + 1
         return self._level(Directory(name, above, above.depth + 1, length, btrfs.is_subvolume(fd)))
+
+    def _refuse(self, above: Directory, name: bytes) -> None:
+        if self._deeper is None:
+            what = f"{short(above.path(name))} lies deeper than {DEEPEST:,} directories"
+            raise TooDeep(what, hint="look what made it, and rm")
+        self._deeper(above, self.fd, name)
 
     def _told(self, path: bytes, error: OSError) -> None:
         match error.errno:

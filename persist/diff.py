@@ -26,6 +26,10 @@ class CompareFailed(Failure):
     """A home could not be read to its end. Nothing was changed."""
 
 
+class NothingCompared(Failure):
+    """The two hold nothing that both of them have."""
+
+
 @dataclass(slots=True)
 class Notes:
     """What was not compared, and why: each once."""
@@ -60,22 +64,34 @@ def command(arguments: argparse.Namespace) -> int:
         found = Found()
         stack.callback(found.close)
         try:
-            compare(one, other, found, notes, stack)
+            compared = compare(one, other, found, notes, stack)
         except OSError as error:
             raise CompareFailed(f"{one.name} and {other.name}: {cli.unexpected(error)}") from error
         names = one.name, other.name
+        if not compared:
+            raise _nothing(names, notes)
         _put_json(names, found, notes) if arguments.json else _put_text(names, found, notes)
     return DONE
 
 
-def compare(one: sides.Side, other: sides.Side, found: Found, notes: Notes, stack: ExitStack) -> None:
-    """Tell `found` of every difference, and settle it. Raises OSError, Failure."""
+def _nothing(names: tuple[str, str], notes: Notes) -> NothingCompared:
+    for note in notes.all:
+        say(f"note: {note}")
+    return NothingCompared(
+        f"nothing was compared: {shown(names[0])} and {shown(names[1])} hold nothing that both of them have",
+        hint="the living home, and snapshots, have also what the store holds",
+    )
+
+
+def compare(one: sides.Side, other: sides.Side, found: Found, notes: Notes, stack: ExitStack) -> bool:
+    """Tell `found` of every difference, and settle it; false where nothing was compared. Raises OSError, Failure."""
     done: list[Pairs] = []
     for pair in sides.pairs(one, other, notes.add, stack):
         done.append(Pairs(len(done), pair.one, pair.other, found, notes.add))
         done[-1].run(roots=pair.roots)
     found.twins(lambda side, place: pairs.digest(done[place[0]], side, place[1]))
     found.settle(lambda before, now: pairs.differences((done[before[0]], before[1]), (done[now[0]], now[1])))
+    return bool(done)
 
 
 def _put_text(names: tuple[str, str], found: Found, notes: Notes) -> None:

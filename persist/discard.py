@@ -4,14 +4,14 @@ import os
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from persist import kept, places, rollback, shelves, shelving, spared, tidy
+from persist import kept, places, prune, rollback, shelves, shelving, spared, tidy, underway
 from persist.alone import alone
 from persist.kept import Kept
 from persist.shelves import Shelves
 from town import files
 from town.failure import Failure
 from town.spec import Spec
-from town.terminal import shown
+from town.terminal import shell_word, shown
 
 
 class Needed(Failure):
@@ -47,11 +47,22 @@ def plan(town: Spec, where: Shelves, names: list[str]) -> list[Discard]:
 
 def _refuse_needed(town: Spec, where: Shelves, home: Kept) -> None:
     """What a restore has yet to bring over stays, whoever asks: only root's own rm takes that."""
+    _refuse_underway(town, home)
     if home.kind != "aside" or town.town.btrfs is None or where.top is None:
         return
     for agent in town.agents:
         if agent.name == home.whose and (why := spared.of(town, agent, where.top, town.town.btrfs).get(home.key)):
             raise Needed(f"{home.name} stays: {why}", hint=f"persist restore {agent.name} brings it over")
+
+
+def _refuse_underway(town: Spec, home: Kept) -> None:
+    """A replacement that was killed is ended by the same command, which needs both homes."""
+    for agent in town.agents:
+        begun = underway.read(agent)
+        if begun is None or home.name not in (begun.source, f"{agent.name}@{begun.place}"):
+            continue
+        what = f"{home.name} stays: persist {shown(begun.verb)} was interrupted"
+        raise Needed(what, hint=f"first let it end: persist {begun.verb}")
 
 
 def discard(town: Spec, where: Shelves, home: Kept) -> None:
@@ -62,8 +73,25 @@ def discard(town: Spec, where: Shelves, home: Kept) -> None:
                 stack.enter_context(alone(town, agent))
         try:
             _discard(town, where, home, stack)
+        except prune.InUse as error:
+            raise _in_use(home, error) from error
         except FileNotFoundError as error:
             raise kept.NoSuchHome(f"{home.name} is gone", hint="persist homes lists what is kept") from error
+
+
+def _in_use(home: Kept, error: prune.InUse) -> prune.InUse:
+    """The same, said of a home that is deleted by name: no later tidy does it. The caller says which home."""
+    what = error.what
+    for name in (home.name, shown(home.key), shown(home.agent)):  # what its directory is called
+        if what.startswith(f"{name} is "):
+            what = what.removeprefix(f"{name} ")
+            break
+    cure = error.hint
+    if "mounted at" in what:
+        cure = "unmount it, then try again"
+        if home.kind == "recalled":
+            cure = f"persist recall --end {shell_word(home.name)} unmounts and deletes it"
+    return prune.InUse(what, hint=cure)
 
 
 def _discard(town: Spec, where: Shelves, home: Kept, stack: ExitStack) -> None:

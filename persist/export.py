@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
-from persist import ground, kept, momentary, secrets, shelves
+from persist import ground, kept, momentary, place, secrets, shelves
 from persist.bucket import commits
 from persist.bucket.blobs import Writer
 from persist.bucket.commits import Commit, Name
@@ -75,7 +75,7 @@ def command(arguments: argparse.Namespace) -> int:
         home = stack.enter_context(kept.opened(town, there.top, one, there.agents))
         exporting = _Exporting(town, there.top, one, without=arguments.without_secrets)
         try:
-            with _output(arguments.file) as fd:
+            with _output(town, arguments.file) as fd:
                 made = exporting.write(home, fd, to)
         except OSError as error:
             raise ExportFailed(f"{one.name} cannot be exported: {cli.unexpected(error)}") from error
@@ -128,7 +128,7 @@ class _Exporting:
         ):
             tops, notes = [packing.file(story.FILE, story.dumped(self._story(now)), int(now.timestamp() * 10**9))], []
             for path, directory, rules in self._directories(home):
-                with self._settled(directory, rules) as settled:
+                with self._settled(directory, rules, path.relative_to(path.parts[0])) as settled:
                     found = packing.directory(settled, path)
                 tops.append(found.top)
                 notes += [f"{path}/{note}" for note in found.notes]
@@ -171,12 +171,10 @@ class _Exporting:
                 yield story.PERSISTED / path, fd, inner or Rules((), (), ())
 
     @contextmanager
-    def _settled(self, fd: int, rules: Rules) -> Iterator[int]:
-        """The directory as it is to go into the file."""
+    def _settled(self, fd: int, rules: Rules, path: PurePosixPath) -> Iterator[int]:
+        """The directory as it is to go into the file; `path`: where in the home it belongs."""
         if not self.without:
-            found = secrets.find(fd, rules, seconds=_LOOK)
-            self.secrets.whole &= found.whole
-            _join(self.secrets, found)
+            self.secrets.join(secrets.find(fd, rules, seconds=_LOOK), path)
             yield fd
             return
         with momentary.frozen(fd, self._one.whose, self._top, writable=True) as copy:
@@ -185,18 +183,16 @@ class _Exporting:
                     f"{self._one.name} lies in no subvolume of its own, so nothing can be left out of it",
                     hint="export it whole, for recipients who may have its keys; or rotate those: identity rotate",
                 )
-            _join(self.secrets, secrets.remove(copy.fd, rules))
+            self.secrets.join(secrets.remove(copy.fd, rules), path)
             yield copy.fd
 
 
-def _join(all_: secrets.Found, some: secrets.Found) -> None:
-    all_.secrets.count += some.secrets.count
-    all_.secrets.first += some.secrets.first[: max(0, 5 - len(all_.secrets.first))]
-
-
 @contextmanager
-def _output(file: str) -> Iterator[int]:
-    """Where the file goes: standard output, or a file that gets its name when the block ends well. Raises InTheWay."""
+def _output(town: Spec, file: str) -> Iterator[int]:
+    """Where the file goes: standard output, or a file that gets its name when the block ends well.
+
+    Raises InTheWay, Unsafe where an agent could put another one in its place.
+    """
     if file == "-":
         if os.isatty(1):
             raise Unsafe("a terminal has no use for an encrypted file", hint="send it to a file or a pipe")
@@ -205,7 +201,7 @@ def _output(file: str) -> Iterator[int]:
         return
     path = Path(os.path.abspath(file))
     try:
-        above = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        above = place.directory(town, path.parent)
     except OSError as error:
         raise ExportFailed(f"{shown(str(path.parent))} cannot be opened: {error.strerror}") from error
     with files.opened(above):
@@ -239,7 +235,9 @@ def _tell(one: Kept, made: Made, to: tuple[str, ...], exporting: _Exporting) -> 
         say(f"note: {note}")
     found = exporting.secrets
     if exporting.without:
-        say(f"keys and credentials left out: {found.secrets or 'none were found'}")
+        say(f"keys and credentials left out, by place and name: {found.secrets or 'none were found'}")
+        if deep := secrets.deep_line(found):
+            say(f"note: {deep}")
     elif found.secrets or not found.whole:
         least = "" if found.whole else " at least"
         cli.warn(

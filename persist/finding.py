@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from persist import fold
-from persist.fold import Aside, Line, Tree
+from persist.fold import Aside, Line, Proposal, Tree
 from persist.git import Facts
 from persist.unsynced import Unsynced
-from persist.worth import ORDER, Worth
+from persist.worth import ORDER
 from town import cli
 from town.spec import Agent
 
@@ -38,7 +38,7 @@ class Finding:
     unbound: tuple[Aside, ...] = ()
     mounted: _Paths = ()  # by others
     git: tuple[Facts, ...] = ()
-    persist: tuple[tuple[PurePosixPath, Worth], ...] = ()
+    persist: tuple[Proposal, ...] = ()
     unsynced: tuple[Unsynced, ...] = ()
 
 
@@ -75,7 +75,10 @@ def summary(found: Finding) -> dict[str, object]:
         "rest": None if found.rest is None else {**entry(found.rest), "path": None},
         "regenerated": {"bytes": found.regenerated.bytes, "files": found.regenerated.files},
         "unbound": [entry(Line(aside.path, "directory", aside.bytes, aside.files)) for aside in found.unbound],
-        "persist": [{"path": cli.named(bytes(path)), "kind": kind} for path, kind in found.persist],
+        "persist": [
+            {"path": cli.named(bytes(one.path)), "kind": one.kind, "type": "file" if one.file else "directory"}
+            for one in found.persist
+        ],
         "git": [_work_tree(facts) for facts in found.git],
         "unsynced": [
             {"path": cli.named(bytes(one.path)), "bytes": one.bytes, "files": one.files, "carried": one.carried}
@@ -108,7 +111,7 @@ def parsed(agent: str, home: bytes, tree: Mapping[str, Any]) -> Finding:
         tuple(_aside(_path(one), one) for one in tree["unbound"]),
         tuple(path_of(path) for path in tree["mounted"]),
         tuple(map(_facts, tree["git"])),
-        tuple((PurePosixPath(_path(one).decode()), ORDER[ORDER.index(one["kind"])]) for one in tree["persist"]),
+        tuple(map(_proposal, tree["persist"])),
         tuple(Unsynced(PurePosixPath(_path(one).decode()), int(one["bytes"]), int(one["files"]), one["carried"] is True)
               for one in tree["unsynced"]),
     )  # fmt: skip
@@ -116,6 +119,10 @@ def parsed(agent: str, home: bytes, tree: Mapping[str, Any]) -> Finding:
 
 def _line(tree: Mapping[str, Any]) -> Line:
     return Line(_path(tree), str(tree["kind"]), int(tree["bytes"]), int(tree["files"]))
+
+
+def _proposal(tree: Mapping[str, Any]) -> Proposal:
+    return Proposal(PurePosixPath(_path(tree).decode()), ORDER[ORDER.index(tree["kind"])], tree.get("type") == "file")
 
 
 def _aside(path: bytes, tree: Mapping[str, Any]) -> Aside:

@@ -6,42 +6,47 @@ Nobody but root reaches the copy. What lies at a declared path is left out where
 
 import os
 import stat
-from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import PurePosixPath
 
-from persist import secrets, showing
-from persist.kept import Kept, stamp
+from persist import parts, reinstalled, secrets, showing
+from persist.kept import Kept
 from persist.recopied import Copy
 from persist.restore import staging
 from persist.secrets import Found, Rules
 from town import accounts, files, kernel, subvolumes
 from town.failure import Unsafe
-from town.spec import Agent, Persist
-from town.terminal import shown
+from town.spec import Agent, Persist, Spec
 
 _LOOK = 2.0  # seconds in which keys and logins are looked for, to point them out
 
 
 @dataclass(slots=True)
 class Fitted:
-    """What a person should hear of a copy. `present`: declared paths of which it had an older state."""
+    """What a person should hear of a copy. `stays`: declared paths, which are as they are now; `older`: those of which
+    the kept home has the state of then; `anew`: files that the next `identity install` writes over.
+    """
 
     found: Found = field(default_factory=Found)
-    present: list[PurePosixPath] = field(default_factory=list)
+    stays: list[PurePosixPath] = field(default_factory=list)
+    older: list[PurePosixPath] = field(default_factory=list)
+    anew: list[bytes] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
     left: int = 0
 
 
-def fit(agent: Agent, kept: Kept, copy: Copy, old: os.stat_result, *, without_secrets: bool, now: datetime) -> Fitted:
+def fit(
+    town: Spec, agent: Agent, kept: Kept, copy: Copy, old: os.stat_result, *, without_secrets: bool, now: datetime
+) -> Fitted:
     """Make the open copy the agent's next home. `old`: the owner that its files have. Raises Failure, OSError."""
-    done = Fitted(left=copy.left)
+    done = Fitted(left=copy.left, stays=[entry.path for entry in agent.persist], older=list(kept.about.paths))
     _own(agent, kept, copy, old)
     for entry in agent.persist:
         _free(copy.home, entry, done, now)
     rules: Rules = secrets.rules(agent)
     done.found = secrets.remove(copy.home, rules) if without_secrets else secrets.find(copy.home, rules, seconds=_LOOK)
+    done.anew = reinstalled.written_over(town, agent, copy.home)
     os.fchown(copy.home, agent.uid, agent.gid)
     os.fchmod(copy.home, 0o700)
     return done
@@ -78,7 +83,7 @@ def _entered(directory: int, name: str, done: Fitted, now: datetime) -> int | No
     except FileNotFoundError:
         return None
     except (NotADirectoryError, Unsafe):
-        _step_aside(directory, name, done, now)
+        done.moved.append(parts.step_aside(directory, name, now))
         return None
 
 
@@ -90,24 +95,13 @@ def _leaf(directory: int, entry: Persist, done: Fitted, now: datetime) -> None:
         return
     if entry.copied or not entry.apart:
         subvolumes.remove(directory, name)
-        done.present.append(entry.path)
+        done.older.append(entry.path)
         return
     if stat.S_ISDIR(found.st_mode):
         with files.opened(files.enter(directory, name)) as fd:
             if not files.names(fd):
                 return
-    _step_aside(directory, name, done, now)
-
-
-def _step_aside(directory: int, name: str, done: Fitted, now: datetime) -> None:
-    number = 0
-    while True:
-        free = f"{name[:200]}.before-{stamp(now.astimezone(UTC))}" + (f".{number}" if number else "")
-        with suppress(FileExistsError):
-            kernel.renameat2(directory, name, directory, free)
-            done.moved.append(shown(free))
-            return
-        number += 1
+    done.moved.append(parts.step_aside(directory, name, now))
 
 
 def raised(copy: Copy) -> None:

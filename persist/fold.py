@@ -3,12 +3,15 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from persist import reinstalled, worth
+from persist.copies import LARGEST
 from persist.reinstalled import Known
 from persist.walk import Directory, Entry
 from persist.worth import Worth
 from town.failure import Failure
+from town.persist_table import OWNED
 from town.terminal import shown
 
 DEEPEST = 16  # levels: what lies deeper gets no line and no proposal of its own
@@ -24,6 +27,14 @@ class Line:
     kind: str
     bytes: int
     files: int
+
+
+class Proposal(NamedTuple):
+    """One item for `persist = […]`: a path below the home, what it looks like, whether it is a file of its own."""
+
+    path: PurePosixPath
+    kind: Worth
+    file: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -65,16 +76,19 @@ class Node:
 class Tree:
     """What a walk found, added up. `declared` are the bound paths that the walk went into: they are not bound now.
 
-    `installed`: what identity put there, persist/reinstalled.py.
+    `installed`: what identity put there, persist/reinstalled.py. `part`: only what is new was looked for, so what has
+    nothing new in it is not listed.
     """
 
-    def __init__(self, declared: Sequence[bytes] = (), installed: Known | None = None) -> None:
+    def __init__(self, declared: Sequence[bytes] = (), installed: Known | None = None, *, part: bool = False) -> None:
+        self.part = part
         self.regenerated = Aside(b"")
         self._installed: Known = installed or {}
         self.unbound = {path: Aside(path) for path in declared}
-        self.deep: list[Aside] = []
+        self.deep: dict[Directory, Aside] = {}  # what no program can name, at the last directory that one can
         self.nodes: dict[Directory, Node] = {}
         self.loose: list[Line] = []  # files right in the home
+        self.single: list[Line] = []  # those of them that can be declared one by one
         self.mounted: list[bytes] = []  # where something is mounted: not looked at
         self.failed: Failure | OSError | None = None  # why the walk ended early
 
@@ -93,15 +107,32 @@ class Tree:
         if node.aside is None:
             node.aside = self._unbound(directory, b"")
         if node.deep is None and directory.length > PATH_MAX:
-            node.deep = Aside(directory.path())
-            self.deep.append(node.deep)
+            node.deep = self.deep.setdefault(directory.above, Aside(b""))  # paths so long are made when they are told
         if directory.name in {b".git", b"sessions"}:
-            above.worth = worth.better(above.worth, worth.marked(directory.name))
+            self.mark(directory.above, directory.name)
         above.below.append(node)
         self.nodes[directory] = node
 
+    def mark(self, directory: Directory, name: bytes) -> None:
+        """Take note that something of that name lies in a directory that was entered."""
+        node = self.nodes[directory]
+        node.worth = worth.better(node.worth, worth.marked(name))
+
+    def unmarked(self) -> list[Directory]:
+        """Directories that may be git work trees, for all that was met."""
+        return [
+            directory
+            for directory, node in self.nodes.items()
+            if node.worth != "git work tree" and self._near(directory) and not node.remade and node.aside is None
+        ]
+
     def add(self, entry: Entry) -> bool:
-        """Count an entry; whether it is one that a reboot takes and that has a name of its own."""
+        """Count an entry; whether it is one that a reboot takes and that has a name of its own.
+
+        A socket is none: it holds nothing, and the program that listens makes it.
+        """
+        if entry.kind == "socket":
+            return False
         node = self.nodes[entry.directory]
         aside = node.aside or self._unbound(entry.directory, entry.name)
         if aside is None and entry.kind == "file" and self._near(entry.directory):
@@ -117,6 +148,8 @@ class Tree:
         node.worth = worth.better(node.worth, worth.marked(entry.name))
         if node.directory.above is None:
             self.loose.append(Line(entry.name, "file", entry.bytes, 1))
+            if entry.kind == "file" and entry.bytes <= LARGEST:
+                self.single.append(self.loose[-1])
         if node.deep is not None:
             node.deep.add(entry.bytes)
         return node.deep is None
@@ -142,10 +175,11 @@ class Tree:
 
 def lines(tree: Tree) -> list[Line]:
     """The listing, largest first; `tree.sum()` was called."""
-    return sorted([*tree.loose, *_opened(tree.root)], key=lambda line: (-line.bytes, -line.files, line.path))
+    return sorted([*tree.loose, *_opened(tree)], key=lambda line: (-line.bytes, -line.files, line.path))
 
 
-def _opened(root: Node) -> Iterator[Line]:
+def _opened(tree: Tree) -> Iterator[Line]:
+    root = tree.root
     left = [root]
     while left:
         node = left.pop()
@@ -154,7 +188,7 @@ def _opened(root: Node) -> Iterator[Line]:
                 continue
             if not child.remade and not child.apart and _read_further(child):
                 left.append(child)
-            elif child.files or child.apart:
+            elif child.files or (child.apart and not tree.part):
                 yield _folded(child)
         if node is not root and node.own_files:
             yield Line(node.directory.path(b"*"), "directory", node.own_bytes, node.own_files)
@@ -175,38 +209,38 @@ def _folded(node: Node) -> Line:
 
 
 def proposals(
-    tree: Tree, declared: Sequence[PurePosixPath], elsewhere: Collection[bytes] = ()
-) -> list[tuple[PurePosixPath, Worth]]:
-    """Directories for `persist = […]`, what is hardest to make again first; none overlaps another or `declared`.
+    tree: Tree, declared: Sequence[PurePosixPath], elsewhere: Collection[bytes] = (), empty: Collection[bytes] = ()
+) -> list[Proposal]:
+    """Items for `persist = […]`, what is hardest to make again first; none overlaps another or `declared`.
 
-    Only what a spec can say: valid UTF-8 without control characters, and a directory below the home. `elsewhere`:
-    git work trees that another machine has just so, which come last.
+    Only what a spec can say: valid UTF-8 without control characters, and not what nuketown writes itself. `elsewhere`:
+    git work trees that another machine has just so, which come last; `empty`: those in which nothing is.
     """
-    known: list[tuple[bool, int, int, bytes, Worth]] = []
-    for node in tree.nodes.values():
-        if node.worth is not None and _fit(node):
-            path = node.directory.path()
-            known.append((path in elsewhere, worth.ORDER.index(node.worth), -node.bytes, path, node.worth))
-    kept: list[tuple[PurePosixPath, Worth]] = []
-    for *_, name, kind in sorted(known):
-        said = _sayable(name)
-        taken = [*declared, *(there for there, _ in kept)]
-        if said is not None and not any(_overlap(said, other) for other in taken):
-            kept.append((said, kind))
-        if len(kept) == PROPOSALS:
-            break
-    return kept
+    found = [
+        (node.worth, node.bytes, node.directory.path(), False)
+        for node in tree.nodes.values()
+        if node.worth is not None and _fit(tree, node)
+    ]
+    found += [(kind, one.bytes, one.path, True) for one in tree.single if (kind := worth.marked_file(one.path))]
+    found.sort(key=lambda one: (one[2] in elsewhere, worth.ORDER.index(one[0]), -one[1], one[2]))
+    kept: list[Proposal] = []
+    for kind, _, name, file in found:
+        said = None if name in empty else _sayable(name)
+        if said is not None and not any(_overlap(said, other) for other in (*declared, *(one.path for one in kept))):
+            kept.append(Proposal(said, kind, file))
+    return kept[:PROPOSALS]
 
 
 def work_trees(tree: Tree) -> list[bytes]:
     """Paths of the git work trees that can be named, largest first."""
-    found = [node for node in tree.nodes.values() if node.worth == "git work tree" and _fit(node)]
+    found = [node for node in tree.nodes.values() if node.worth == "git work tree" and _fit(tree, node)]
     found.sort(key=lambda node: -node.bytes)
     return [node.directory.path() for node in found]
 
 
-def _fit(node: Node) -> bool:
-    return 0 < node.directory.depth <= DEEPEST and not node.remade and node.aside is None
+def _fit(tree: Tree, node: Node) -> bool:
+    holds = node.files > 0 or not tree.part
+    return holds and 0 < node.directory.depth <= DEEPEST and not node.remade and node.aside is None
 
 
 def _sayable(path: bytes) -> PurePosixPath | None:
@@ -215,7 +249,9 @@ def _sayable(path: bytes) -> PurePosixPath | None:
     except UnicodeDecodeError:
         return None
     plain = text.replace("\\", "")  # `shown` doubles a backslash, which TOML and a spec can hold
-    return PurePosixPath(text) if shown(plain) == plain else None
+    said = PurePosixPath(text)
+    owned = any(said.is_relative_to(other) for other in OWNED)
+    return said if shown(plain) == plain and not owned else None
 
 
 def _overlap(one: PurePosixPath, other: PurePosixPath) -> bool:

@@ -37,11 +37,11 @@ def command(arguments: argparse.Namespace) -> int:
         return _delete(town, arguments)
     if arguments.dry_run:
         raise WrongUsage("--dry-run goes with --delete: a list changes nothing", hint="leave it out")
-    named = {agent.name for agent in town.chosen(arguments.agents)} if arguments.agents else None
     ground.require_root("homes")
     with shelves.opened(town) as where:
         there = kept.every(town, where.top, where.agents)
-        found = [home for home in there if named is None or home.whose in named]
+        named = _named(town, there, arguments.agents)
+        found = [home for home in there if home.whose in named]
         rows = _rows(town, where, found, sizes.FOR_EVER if arguments.sizes else sizes.AT_ONCE)
         none = "" if found else _why_none(town, where, there, arguments.agents)
     if none:
@@ -50,6 +50,15 @@ def command(arguments: argparse.Namespace) -> int:
     if not arguments.json and any(row.freed is not None and not row.freed.whole for row in rows):
         say("note: not all was looked at, to be quick: persist homes --sizes takes the time")
     return DONE
+
+
+def _named(town: Spec, there: Sequence[Kept], agents: Sequence[str]) -> set[str]:
+    """Whose homes are meant: without names everybody's. Raises WrongUsage for one that the spec lacks, and has none."""
+    known = {home.whose for home in there}
+    for name in agents:
+        if name not in known:
+            town.agent(name)
+    return set(agents) or known
 
 
 def _rows(town: Spec, where: Shelves, found: Sequence[Kept], seconds: float) -> list[Row]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from persist import about as about_
-from persist import device, fetch, ground, kept, shelving
+from persist import device, fetch, ground, kept, recopied, shelving
 from persist.bucket import opening
 from persist.kept import HOME, PERSISTED, Kept
 from persist.parcel import unpacking
@@ -91,12 +91,13 @@ def _made(entry: int, path: PurePosixPath) -> int:
 
 
 def _name(parcel: Parcel) -> str:
-    """What it is called here: as it was there, but that a name of another kind of home becomes its time."""
+    """What it is called here: as it was there, or as what it was a copy of; a name of another kind becomes its time."""
+    name = recopied.COPY.sub("", parcel.story.name) if parcel.story.kind == "recalled" else parcel.story.name
     try:
-        kept.refuse_name(parcel.story.name)
+        kept.refuse_name(name)
     except kept.BadName:
         return kept.stamp(parcel.story.about.time or parcel.commit.time)
-    return parcel.story.name
+    return name
 
 
 def _keys(town: Spec, file: str | None) -> sops.Keys:

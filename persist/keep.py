@@ -59,40 +59,54 @@ Action = Delete | MakeBallast | GiveWay | Relieve
 def plan(
     oldest_first: Sequence[Aside], names: Btrfs, now: datetime, *, ballast: bool, spared: Container[bytes] = ()
 ) -> tuple[Action, ...]:
-    """What a tidy does, in this order; `ballast`: whether there is one. The newest home is never in it, nor `spared`.
+    """What a tidy does, in this order; `ballast`: whether there is one. No home of `newest`'s is in it, nor `spared`.
 
     Deletes come first, then the ballast, then what only a lack of room costs: each of those looks for itself.
     """
     whole = [entry for entry in oldest_first if entry.home and not entry.deleting]
-    newest = {entry.name for entry in whole[-1:]} | {entry.name for entry in whole if entry.name in spared}
-    among = _newest(whole, names.keep.homes)
+    stays = newest([entry.name for entry in whole]) | {entry.name for entry in whole if entry.name in spared}
+    counted = among([entry.name for entry in whole], names.keep.homes)
     deletes = [
         Delete(entry, why)
         for entry in oldest_first
-        if entry.name not in newest and (why := _reason(entry, among, names.keep, now))
+        if entry.name not in stays and (why := _reason(entry, counted, names.keep, now))
     ]
-    gone = newest | {delete.entry.name for delete in deletes}
+    gone = stays | {delete.entry.name for delete in deletes}
     spare = [entry for entry in whole if entry.name not in gone]
     make: tuple[Action, ...] = () if ballast else (MakeBallast(names.ballast), *map(GiveWay, spare))
     return (*deletes, *make, *(Relieve(entry, names.keep.free) for entry in spare))
 
 
-def _newest(whole: Sequence[Aside], homes: int) -> set[bytes]:
-    """The names of the newest homes. What resets set aside in one boot counts as one: no agent's pushes others' out."""
-    among, counted = set[bytes](), set[tuple[str, bytes]]()
-    for entry in reversed(whole):
-        one = (parsed_key(entry.name)[1], b"") if places.RESET in entry.name else ("", entry.name)
+def newest(oldest_first: Sequence[bytes]) -> set[bytes]:
+    """What always stays, of the names of homes: the newest, and the newest that a boot set aside.
+
+    What a reset set aside is one agent's: it is no reason to let the last home of every other agent go.
+    """
+    boots = [name for name in oldest_first if not is_reset(name)]
+    return {*oldest_first[-1:], *boots[-1:]}
+
+
+def among(oldest_first: Sequence[bytes], homes: int) -> set[bytes]:
+    """The newest `homes` of them. What resets set aside in one boot counts as one: no agent's pushes others' out."""
+    found, counted = set[bytes](), set[tuple[str, bytes]]()
+    for name in reversed(oldest_first):
+        one = (parsed_key(name)[1], b"") if is_reset(name) else ("", name)
         if one in counted or len(counted) < homes:
             counted.add(one)
-            among.add(entry.name)
-    return among
+            found.add(name)
+    return found
 
 
-def _reason(entry: Aside, among: set[bytes], keep: KeepHomes, now: datetime) -> str:
-    """Why an entry goes; empty when it stays. `among`: the names of the newest homes."""
+def is_reset(name: bytes) -> bool:
+    """Whether `persist reset` set that aside, and no boot."""
+    return places.RESET in name
+
+
+def _reason(entry: Aside, counted: set[bytes], keep: KeepHomes, now: datetime) -> str:
+    """Why an entry goes; empty when it stays. `counted`: the names of the newest homes."""
     if entry.deleting:
         return "an earlier run began it"
-    if entry.home and entry.name not in among:
+    if entry.home and entry.name not in counted:
         return f"not among the newest {keep.homes}"
     if now - entry.time >= timedelta(days=keep.days):
         return f"set aside {(now - entry.time).days} days ago"

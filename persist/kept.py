@@ -80,6 +80,7 @@ class Home(NamedTuple):
     fd: int
     persisted: Mapping[PurePosixPath, int]
     entry: int  # the directory that holds it: `home`, `persisted`, `about.json`, or homes of other agents
+    held: int | None = None  # the directory `persisted`, open, where it is there
 
 
 def every(town: Spec, top: int | None, agents: int | None) -> list[Kept]:
@@ -103,6 +104,11 @@ def chosen(kept: Sequence[Kept], text: str) -> Kept:
     Recalled copies are copies of others: a beginning means one only where nothing else begins so.
     """
     agent, key = parse(text)
+    if key == NOW:
+        raise NoSuchHome(
+            f"{shown(text)} is the living home, which nobody has kept yet",
+            hint=f"persist snapshot {shown(agent)} keeps it",
+        )
     names = {text, f"{shown(agent)}@{shown(key)}"}
     exact = [one for one in kept if one.name in names]
     begin = [one for one in kept if any(map(one.name.startswith, names))]
@@ -126,7 +132,9 @@ def _nearest(kept: Sequence[Kept], text: str) -> str:
     near = get_close_matches(text[:200], names, n=1, cutoff=0.4)
     if near:
         return f"did you mean {near[0]}?"
-    return "persist homes lists what is kept" if names else "persist snapshot AGENT keeps a home; so does a rollback"
+    if names:
+        return "persist homes lists what is kept"
+    return "a boot and persist reset set homes aside; where [town.btrfs] is, persist snapshot AGENT keeps one"
 
 
 @contextmanager
@@ -153,18 +161,22 @@ def _opened(town: Spec, top: int | None, kept: Kept, agents: int | None, stack: 
     if kept.about.inside:
         fd = stack.enter_context(files.opened(files.enter(fd, kept.about.inside)))
     holder = stack.enter_context(_apart(town, kept)) if kept.about.apart else entry
+    held = None if holder is None or not kept.about.paths else _below(holder, PurePosixPath(PERSISTED))
+    if held is None:
+        return Home(fd, {}, entry)
+    stack.enter_context(files.opened(held))
     found: dict[PurePosixPath, int] = {}
     for path in kept.about.paths:
-        if holder is not None and (below := _below(holder, path)) is not None:
+        if (below := _below(held, path)) is not None:
             found[path] = stack.enter_context(files.opened(below))
-    return Home(fd, found, entry)
+    return Home(fd, found, entry, held)
 
 
-def _below(entry: int, path: PurePosixPath) -> int | None:
-    """A declared directory as it was then, open; None where there was none."""
-    fd = os.dup(entry)
+def _below(above: int, path: PurePosixPath) -> int | None:
+    """A directory, open; None where there is none."""
+    fd = os.dup(above)
     try:
-        for part in (PERSISTED, *path.parts):
+        for part in path.parts:
             below = files.enter(fd, part)
             os.close(fd)
             fd = below

@@ -6,6 +6,7 @@ all: what git work trees hold alone is read by a few lines of our own, after the
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -20,13 +21,15 @@ from persist.fold import Line, Tree
 from persist.ground import Ground
 from persist.since import ALL, Since
 from persist.walk import Directory, Entered, Entry, walk
-from town import btrfs, cli, spec
-from town.failure import DONE, FAILED, Failure, WrongUsage
+from town import btrfs, cli, files, kernel, spec
+from town.failure import DONE, FAILED, Failure, Unsafe, WrongUsage
 from town.spec import Agent, Spec
 from town.terminal import shown
 
 GIT_SECONDS, GIT_TREES = 5.0, 200  # for all git work trees of an agent
 _OFTEN = 256  # entries between two looks at the clock
+_MARKED = 10_000  # directories: 0.1 s
+_PEEK = os.O_PATH | os.O_NOFOLLOW
 
 
 class LookFailed(Failure):
@@ -98,18 +101,28 @@ def look(agent: Agent, home: int, tree: Tree, bound: Since = ALL, seconds: float
         tree.failed = error
         failure = error if isinstance(error, Failure) else LookFailed(str(error.strerror or error))
         cli.tell("persist", failure, about=agent.name)
+    if tree.part:
+        _mark_work_trees(home, tree)
     tree.sum()
+
+
+def _mark_work_trees(home: int, tree: Tree) -> None:
+    """What is new in a work tree lies beside a `.git` that may be old, and was not met."""
+    stay = files.BENEATH | kernel.RESOLVE_NO_XDEV
+    for directory in tree.unmarked()[:_MARKED]:
+        with suppress(OSError, Unsafe), files.opened(kernel.openat2(home, directory.path(b".git"), _PEEK, 0, stay)):
+            tree.mark(directory, b".git")
 
 
 def _events(agent: Agent, home: int, enter: Entered, mounted: list[bytes], bound: Since) -> Iterator[Entry | Directory]:
     """What lies in the home: asked of the filesystem, where that is not more work than to go and look."""
-    plain = bound.transid == 0 and any(
-        _is_plain(home, entry.path) for entry in agent.persist if not entry.apart
-    )  # a search could not pass it over
-    by_search = not plain and searched.ready(home)
+    # Of all that there is, a search could not pass over a plain directory.
+    plain = not bound.words and any(_is_plain(home, entry.path) for entry in agent.persist if not entry.apart)
+    by_search = not plain and searched.ready(home, written=bool(bound.words))
     if by_search:
         mounted += searched.mounted(home)
-        events = searched.search(home, enter, mounted, since=bound.transid)
+        near = since.nearer(bound, home)
+        events = searched.search(home, enter, mounted, since=near.transid, changed=0 if near.exact else near.time)
     else:
         events = walk(home, enter, mounted)
     for event in events:
@@ -124,9 +137,10 @@ def _is_plain(home: int, path: PurePosixPath) -> bool:
     return False
 
 
-def tree_for(town: Spec, agent: Agent, home: int) -> Tree:
+def tree_for(town: Spec, agent: Agent, home: int, bound: Since = ALL) -> Tree:
     """An empty tree that knows the agent's bound paths, and what is installed in its home."""
-    return Tree([bytes(entry.path) for entry in agent.persist if entry.bound], reinstalled.read(town, agent, home))
+    paths = [bytes(entry.path) for entry in agent.persist if entry.bound]
+    return Tree(paths, reinstalled.read(town, agent, home), part=bool(bound.words))
 
 
 def git_facts(home: int, called: bytes, tree: Tree, seconds: float) -> tuple[git.Facts, ...]:
@@ -147,7 +161,8 @@ def judged(town: Spec, agent: Agent, home: int, tree: Tree, found: Finding, seco
     """The same with what takes longer: git work trees, what would be worth keeping, what the store does not have."""
     facts = git_facts(home, bytes(town.home(agent)), tree, GIT_SECONDS if seconds is None else seconds)
     elsewhere = {one.path for one in facts if not one.at_stake}
-    proposed = fold.proposals(tree, [entry.path for entry in agent.persist], elsewhere)
+    empty = {one.path for one in facts if one.empty}
+    proposed = fold.proposals(tree, [entry.path for entry in agent.persist], elsewhere, empty)
     return replace(found, git=facts, persist=tuple(proposed), unsynced=tuple(unsynced.look(town, agent, home)))
 
 
@@ -167,12 +182,11 @@ def _home(stack: ExitStack, town: Spec, agent: Agent, here: Ground) -> int | Non
 
 
 def _put_text(town: Spec, agent: Agent, home: int, bound: Since, *, as_tree: bool) -> bool:
-    tree = tree_for(town, agent, home)
+    tree = tree_for(town, agent, home, bound)
     for _ in look(agent, home, tree, bound):
         pass
     found = finding.of(agent, bytes(town.home(agent)), tree)
     lostwords.put_listing(found, f"{bound.words} would be lost at the next boot".strip(), tree if as_tree else None)
-    sys.stdout.flush()  # a person reads it while git work trees are looked at
     found = judged(town, agent, home, tree, found)
     lostwords.put_judged(found)
     lostwords.warn(town, found)
@@ -187,7 +201,7 @@ def _put_json(town: Spec, homes: list[tuple[Agent, int]], bounds: dict[Agent, Si
     whole = []
     print('{"agents": [')
     for position, (agent, home) in enumerate(homes):
-        tree = tree_for(town, agent, home)
+        tree = tree_for(town, agent, home, bounds[agent])
         head = {"agent": agent.name, "home": cli.named(bytes(town.home(agent))), "since": bounds[agent].words or None}
         print(f'{"," if position else ""}{json.dumps(head)[:-1]}, "entries": [')
         put_entries(tree, look(agent, home, tree, bounds[agent]))
@@ -207,6 +221,6 @@ def put_entries(tree: Tree, entries: Iterator[Entry]) -> None:
         line = Line(entry.directory.path(entry.name), entry.kind, entry.bytes, counted)
         print(before + json.dumps(finding.entry(line)))
         before = ","
-    for deep in tree.deep:
-        print(before + json.dumps(finding.entry(Line(deep.path, "too deep", deep.bytes, deep.files))))
+    for directory, deep in tree.deep.items():
+        print(before + json.dumps(finding.entry(Line(directory.path(), "too deep", deep.bytes, deep.files))))
         before = ","

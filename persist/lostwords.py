@@ -1,8 +1,10 @@
 """The words of `persist lost`: a finding as lines for a person, everything that an agent named safe to print."""
 
+import sys
+
 from persist import outline
 from persist.finding import Finding
-from persist.fold import Line, Tree
+from persist.fold import Line, Proposal, Tree
 from persist.unsynced import Unsynced
 from town import cli
 from town.spec import Spec
@@ -22,6 +24,7 @@ def put_listing(found: Finding, fate: str, tree: Tree | None = None) -> None:
         _put_lines(found)
     if found.regenerated.files:
         print(f"  back by itself (identity install): {_sum(found.regenerated.bytes, found.regenerated.files)}")
+    sys.stdout.flush()  # a person reads it while git work trees are looked at
 
 
 def _put_lines(found: Finding) -> None:
@@ -41,12 +44,21 @@ def put_judged(found: Finding, *, propose: bool = True) -> None:
     for facts in found.git:
         if facts.at_stake:
             print(f"  git: {_short(facts.path)}: {facts.words}")
-    if clean := sum(not facts.at_stake for facts in found.git):
+    if clean := sum(not facts.at_stake and facts.remote for facts in found.git):
         print(f"  git: {clean:,} other work tree{'' if clean == 1 else 's'}: all pushed, nothing changed")
+    if empty := sum(facts.empty for facts in found.git):
+        print(f"  git: {empty:,} work tree{'' if empty == 1 else 's'} in which nothing is")
     if found.persist and propose:
-        kinds = ", ".join(dict.fromkeys(kind for _, kind in found.persist))
+        kinds = ", ".join(dict.fromkeys(one.kind for one in found.persist))
+        sys.stdout.flush()  # both may go to one place
         say(f"{found.agent}: worth keeping ({kinds}): add these to persist under [agents.{found.agent}]")
-        print(f"persist = [{', '.join(toml_string(str(path)) for path, _ in found.persist)}]")
+        print(f"persist = [{', '.join(map(_item, found.persist))}]")
+    sys.stdout.flush()
+
+
+def _item(one: Proposal) -> str:
+    path = toml_string(str(one.path))
+    return f'{{ path = {path}, type = "file" }}' if one.file else path
 
 
 def warn(town: Spec, found: Finding) -> None:

@@ -10,17 +10,19 @@ from town.subvolumes import Place
 MOST = 256  # of one snapshot, each a millisecond or two: an agent can make them without end
 
 
-def fill(source: int, copy: int, met: Callable[[int], None] = lambda _fd: None) -> int:
+def fill(source: int, copy: int, met: Callable[[int], None] = lambda _fd: None, *, most: int | None = None) -> int:
     """Snapshot everything nested in the subvolume `source` to where it was in its writable snapshot `copy`.
 
-    At most MOST; how many are left out is returned: an empty directory stands for each, and for what lies in it.
+    At most so many, MOST where nothing is said; how many are left out is returned: an empty directory stands for each,
+    and for what lies in it.
     `met` is given each new snapshot, open. Nobody but root may reach `copy`. Raises OSError, btrfs.BtrfsFailed.
     """
+    most = MOST if most is None else most
     waiting, made, left = [(btrfs.number(source), btrfs.number(copy))], 0, 0
     while waiting:
         original, new = waiting.pop()
         for number, place in subvolumes.within(source, original):
-            if made >= MOST:
+            if made >= most:
                 left += 1
                 continue
             below = _filled(source, copy, number, place._replace(parent=new), met)
@@ -28,6 +30,22 @@ def fill(source: int, copy: int, met: Callable[[int], None] = lambda _fd: None) 
                 waiting.append((number, below))
                 made += 1
     return left
+
+
+def close(root: int, *, most: int | None = None) -> None:
+    """Make a subvolume and what is nested in it (at most so many) read-only, the innermost first.
+
+    Raises OSError, btrfs.BtrfsFailed.
+    """
+    numbers = [btrfs.number(root)]
+    for number in numbers:  # grows meanwhile
+        numbers += [inner for inner, _ in subvolumes.within(root, number)]
+        if most is not None and len(numbers) > most:
+            break
+    for number in reversed(numbers[: None if most is None else most + 1]):
+        with suppress(FileNotFoundError), files.opened(subvolumes.opened_root(root, number)) as fd:
+            if not btrfs.info(fd).read_only:
+                btrfs.set_read_only(fd, True)
 
 
 def _filled(mount: int, copy: int, number: int, place: Place, met: Callable[[int], None]) -> int | None:

@@ -1,8 +1,9 @@
 """Homes of earlier boots where nothing rolls back: the first restore of a boot sets each of them aside.
 
 agents_dir/.old/TIME-BOOTID/AGENT, `.old` and what is directly in it root's, 0700; a second one of the same boot and
-agent is called AGENT.1. It is one rename: what stands there is the whole home, as it was. That the home of this boot
-stands is noted below /run, which a reboot takes away; so a restore that is cut off before sets aside once more.
+agent is called AGENT.1. What a reset sets aside has a directory of its own, TIME-BOOTID.reset. It is one rename: what
+stands there is the whole home, as it was. That the home of this boot stands is noted below /run, which a reboot takes
+away; so a restore that is cut off before sets aside once more.
 """
 
 import os
@@ -54,11 +55,16 @@ def note(spec: Spec, agent: Agent) -> None:
         standing.note(standing.HOMES, agent.name)
 
 
-def set_aside(spec: Spec, agent: Agent, here: Ground, now: datetime) -> Path:
-    """Rename the agent's home into `.old`, durably; where it is now. Raises HomeInUse, Unsafe, OSError."""
+def set_aside(spec: Spec, agent: Agent, here: Ground, now: datetime, key: str = "") -> Path:
+    """Rename the agent's home into the directory `key` of `.old`, or this boot's, durably; where it is now.
+
+    Raises HomeInUse, Unsafe, OSError.
+    """
     _refuse_in_use(spec, agent)
-    with _made(spec, here) as old:
-        key = _key(old, now)
+    with made(spec, here) as old:
+        key = key or _key(old, now)
+        with suppress(FileExistsError):
+            os.mkdir(key, _ROOT_ONLY, dir_fd=old)
         with files.opened(_own(old, os.fsencode(key), spec.town.agents_dir / DIRECTORY / key)) as boot:
             name = _moved(here.agents, agent.name, boot)
             os.fsync(boot)
@@ -106,7 +112,8 @@ def _refuse_in_use(spec: Spec, agent: Agent) -> None:
 
 
 @contextmanager
-def _made(spec: Spec, here: Ground) -> Iterator[int]:
+def made(spec: Spec, here: Ground) -> Iterator[int]:
+    """`.old`, open, made where it is missing. Raises as `opened` does."""
     with suppress(FileExistsError):
         os.mkdir(DIRECTORY, _ROOT_ONLY, dir_fd=here.agents)
     with opened(spec, here.agents) as old:
@@ -132,13 +139,10 @@ def _own(directory: int, name: bytes, path: Path) -> int:
 
 
 def _key(old: int, now: datetime) -> str:
-    """The name of this boot's directory: the one that is there, else a new one."""
+    """The name of this boot's directory: that of the one that is there, else a new one."""
     boot = bootid.text()
     there = sorted(name for name in files.names(old) if name.endswith(f"Z-{boot}".encode()) and _time(name))
-    key = os.fsdecode(there[0]) if there else f"{now.astimezone(UTC).strftime(_STAMP)}-{boot}"
-    if not there:
-        os.mkdir(key, _ROOT_ONLY, dir_fd=old)
-    return key
+    return os.fsdecode(there[0]) if there else f"{now.astimezone(UTC).strftime(_STAMP)}-{boot}"
 
 
 def _moved(agents: int, name: str, boot: int) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from persist import ground, outgoing, places, recopied
+from persist import ground, keep, outgoing, places, recopied
 from persist.outgoing import Entry
 from town import cli, files, grammar, mounts, subvolumes
 from town.failure import DONE, FAILED, Failure
@@ -83,13 +83,14 @@ def _do(town: Spec, agents: int, old: int | None, action: Delete | Forget) -> No
     _delete(town, old, action.entry.name)
 
 
-def _planned(old: int, keep: KeepHomes, now: datetime) -> Iterator[Delete]:
-    """One after the other, since only then is known how much room there is. The newest never goes."""
+def _planned(old: int, rule: KeepHomes, now: datetime) -> Iterator[Delete]:
+    """One after the other, since only then is known how much room there is. What `keep.newest` says never goes."""
     found = outgoing.entries(old)
     there = whole(found)
     yield from (Delete(entry, "an earlier run began it") for entry in found if entry not in there)
-    for entry in there[:-1]:
-        if why := reason(entry, there, keep, now) or _short(old, keep.free):
+    stays = keep.newest([entry.name for entry in there])
+    for entry in there:
+        if entry.name not in stays and (why := reason(entry, there, rule, now) or _short(old, rule.free)):
             yield Delete(entry, why)
 
 
@@ -98,12 +99,12 @@ def whole(found: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in found if not entry.name.startswith(places.DELETING)]
 
 
-def reason(entry: Entry, whole: Sequence[Entry], keep: KeepHomes, now: datetime) -> str:
+def reason(entry: Entry, whole: Sequence[Entry], rule: KeepHomes, now: datetime) -> str:
     """Why an entry goes whatever room there is; empty where it stays."""
-    if entry not in whole[-keep.homes :]:
-        return f"not among the newest {keep.homes}"
+    if entry.name not in keep.among([each.name for each in whole], rule.homes):
+        return f"not among the newest {rule.homes}"
     days = (now - entry.time).days
-    return f"set aside {days} days ago" if now - entry.time >= timedelta(days=keep.days) else ""
+    return f"set aside {days} days ago" if now - entry.time >= timedelta(days=rule.days) else ""
 
 
 def _short(old: int, free: str) -> str:

@@ -1,4 +1,4 @@
-"""`persist lost --tree`: every directory with its size, the largest first, below the one that holds it."""
+"""`persist lost --tree`: directories with their sizes, the largest first, each below the one that holds it."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ def lines(tree: Tree) -> Iterator[str]:
 
     What programs make again is one line, and so is what lies deeper than anybody reads.
     """
-    left = [(node, 1) for node in _sorted(tree.root)]
+    left = [(node, 1) for node in _sorted(tree, tree.root)]
     yield from _loose(tree.root, 1)
     while left:
         node, depth = left.pop()
@@ -25,7 +25,7 @@ def lines(tree: Tree) -> Iterator[str]:
         if not closed:
             if node.below:
                 yield from _loose(node, depth + 1)
-            left += [(below, depth + 1) for below in _sorted(node)]
+            left += [(below, depth + 1) for below in _sorted(tree, node)]
 
 
 def counted(bytes_: int, files: int) -> str:
@@ -33,9 +33,10 @@ def counted(bytes_: int, files: int) -> str:
     return f"{size(bytes_)}, {files:,} file{'' if files == 1 else 's'}"
 
 
-def _sorted(node: Node) -> list[Node]:
+def _sorted(tree: Tree, node: Node) -> list[Node]:
     """Those below that hold anything, the largest last: they are taken from the end."""
-    found = [below for below in node.below if below.aside is None and (below.files or below.directory.subvolume)]
+    there = [below for below in node.below if below.aside is None]
+    found = [below for below in there if below.files or (below.directory.subvolume and not tree.part)]
     return sorted(found, key=lambda below: (below.bytes, below.files, below.directory.name))
 
 

@@ -1,5 +1,6 @@
 """The directory that a person names for a mount, or for files: real, and its whole way out of every agent's reach."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -23,24 +24,49 @@ def opened(town: Spec, place: Path, *, make: bool = True) -> Iterator[int | None
 
     Made where it is missing; with `make` false nothing is, and it is None then. Raises NotEmpty, Unsafe, OSError.
     """
-    fd = os.open("/", files.DIRECTORY)
+    fd = _reached(town, place, make=make)
+    if fd is None:
+        yield None
+        return
+    with files.opened(fd):
+        if place == Path("/") or files.names(fd):
+            raise NotEmpty(f"{shown(str(place))} is not empty", hint="name an empty or a new directory")
+        refuse_agents(town, fd, place)
+        yield fd
+
+
+def directory(town: Spec, place: Path) -> int:
+    """A directory that is there and that no agent can change, nor put another in its place; open.
+
+    Raises FileNotFoundError, NotEmpty for what is no directory, Unsafe, OSError.
+    """
+    fd = _reached(town, place, make=False)
+    if fd is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     try:
-        where = Path("/")
+        refuse_agents(town, fd, place)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _reached(town: Spec, place: Path, *, make: bool) -> int | None:
+    """The directory, open, each above it looked at; None where one is missing and not to be made."""
+    fd, where = os.open("/", files.DIRECTORY), Path("/")
+    try:
         for part in place.parts[1:]:
             refuse_agents(town, fd, where)
             where = where / part
             below = entered(fd, part, where, make=make)
-            if below is None:
-                yield None
-                return
             os.close(fd)
+            if below is None:
+                return None
             fd = below
-        if where == Path("/") or files.names(fd):
-            raise NotEmpty(f"{shown(str(place))} is not empty", hint="name an empty or a new directory")
-        refuse_agents(town, fd, where)
-        yield fd
-    finally:
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
 
 
 def entered(fd: int, part: str, where: Path, *, make: bool, mode: int = 0o755) -> int | None:

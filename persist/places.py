@@ -1,5 +1,6 @@
-"""Where an agent's things lie on this machine. Names only: nothing here touches a disk."""
+"""Where an agent's things lie on this machine. Names: but for `resolved`, nothing here touches a disk."""
 
+import os
 from pathlib import Path
 
 from town.spec import Agent, Persist, Spec
@@ -30,3 +31,11 @@ def above(spec: Spec, agent: Agent, entry: Persist) -> Path:
     if entry.copied and spec.town.persist_dir is None:
         return spec.state_dir / "files" / agent.name
     return persisted(spec, agent) if entry.apart else spec.home(agent)
+
+
+def resolved(home: Path) -> Path:
+    """A home, with agents_dir by its real path, as mountinfo and /proc have it.
+
+    Nothing is asked of the home itself: its agent may have mounted there what never answers.
+    """
+    return Path(os.path.realpath(home.parent), home.name)

@@ -80,6 +80,8 @@ def _unread(old: Old, entry: Aside) -> Iterator[None]:
     with files.opened(files.enter(old.directory, entry.name)) as fd:
         if not locks.free(fd):
             raise InUse(f"{shown(entry.name)} is being read by another command", hint="a later persist tidy deletes it")
+        if entry.kind == "subvolume" and btrfs.number(fd) != entry.number:
+            raise InUse(f"{shown(entry.name)} is another one by now", hint="a later persist tidy looks at it")
         yield
 
 

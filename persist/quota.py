@@ -7,94 +7,28 @@ filled must not keep its keys out of its next home, which would keep it out for 
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal, NamedTuple, assert_never
+from typing import Literal, NamedTuple
 
-from persist import entering, ground
+from persist import belonging, entering, ground
+from persist.belonging import Members
 from persist.ground import Ground
-from town import btrfs, mounts, quotas, subvolumes
+from persist.quotasteps import Action, Disk, Expel, Join, Leave, Limit, Make, TurnOn, do
+from town import btrfs, cli, mounts, quotas, subvolumes
 from town.failure import BAD_CONFIG, Failure, Problem
 from town.spec import Agent, Spec
-from town.terminal import counted, shown
+from town.terminal import counted, shown, size
 
 _ROUNDS = 5
 _NEAR = 0.95  # of the limit: from there on a person should know
+_WORTH_SAYING = 1 << 20  # bytes
 
 
 class NoQuota(Failure):
     """The spec gives an agent a quota that this machine cannot hold it to. Trying again does not help."""
 
     status = BAD_CONFIG
-
-
-class Disk(NamedTuple):
-    """A btrfs that holds something of an agent's: its place, a descriptor on it, the agent's subvolumes right there."""
-
-    path: Path
-    fd: int
-    tops: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TurnOn:
-    """Turn simple quotas on."""
-
-    disk: Disk
-
-    def __str__(self) -> str:
-        return f"quotas  {_at(self.disk)}: simple ones turned on (from now on only Linux 6.7 and later mounts it)"
-
-
-@dataclass(frozen=True, slots=True)
-class Make:
-    """Make the agent's group."""
-
-    disk: Disk
-    group: int
-
-    def __str__(self) -> str:
-        return f"quotas  {_at(self.disk)}: a group {_named(self.group)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """Say how much the group may hold; None: as much as there is."""
-
-    disk: Disk
-    group: int
-    most: int | None
-    why: str
-
-    def __str__(self) -> str:
-        return f"quotas  {_at(self.disk)}: {self.why}"
-
-
-@dataclass(frozen=True, slots=True)
-class Join:
-    """Count what these subvolumes hold."""
-
-    disk: Disk
-    group: int
-    subvolumes: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"quotas  {_at(self.disk)}: {counted(len(self.subvolumes), 'subvolume')} more counted"
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """Count what these subvolumes hold no more: they were set aside."""
-
-    disk: Disk
-    group: int
-    subvolumes: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"quotas  {_at(self.disk)}: {counted(len(self.subvolumes), 'subvolume')} no more counted"
-
-
-Action = TurnOn | Make | Limit | Join | Leave
 
 
 class Standing(NamedTuple):
@@ -105,6 +39,8 @@ class Standing(NamedTuple):
     limit: int | None
     apart: int = 0  # subvolumes of the agent's that are not counted
     plain: bool = False  # what it persists lies in no subvolume of its own
+    foreign: int = 0  # subvolumes that count and were never the agent's
+    before: int = 0  # of what is used: what homes wrote that it had before, and its present one shows, or did
 
 
 When = Literal["look", "now", "as it is"]
@@ -121,9 +57,12 @@ def settle(spec: Spec, agent: Agent, here: Ground, when: When = "look") -> list[
     # Turned on, then made, then looked at: each is seen only when what comes before it is done. An agent that goes on
     # making subvolumes meanwhile is not waited for.
     for _ in range(_ROUNDS):
-        actions = plan(spec, agent, here, when)
+        actions, own = _looked(spec, agent, here, when)
+        _record(spec, agent, own)
+        if any(isinstance(action, Expel) for action in actions):
+            _count_for_others(spec, agent, here)
         for action in actions:
-            _do(action)
+            do(action)
             done.append(str(action))
         if not actions:
             break
@@ -132,11 +71,43 @@ def settle(spec: Spec, agent: Agent, here: Ground, when: When = "look") -> list[
 
 def plan(spec: Spec, agent: Agent, here: Ground, when: When = "look") -> list[Action]:
     """What is to be done now; nothing where all is as the spec says. Raises as `settle` does."""
+    return _looked(spec, agent, here, when)[0]
+
+
+def _looked(spec: Spec, agent: Agent, here: Ground, when: When) -> tuple[list[Action], dict[str, frozenset[int]]]:
+    """The same, and what is to be on record as the agent's."""
     if agent.quota is not None and (lack := _lack(spec, agent, here)):
         raise NoQuota(f"{agent.name} has a quota of {agent.quota}: {lack}", hint="leave quota out, or cure that")
     lifted = agent.quota is not None and when == "look" and _kept_out(agent)
-    actions = (action for disk in _disks(spec, agent, here) for action in _planned(agent, disk, lifted=lifted))
-    return [action for action in actions if when != "as it is" or not isinstance(action, Limit)]
+    actions, own = list[Action](), dict[str, frozenset[int]]()
+    for disk in _disks(spec, agent, here):
+        members = _members(agent, disk)
+        actions += _planned(agent, disk, members, lifted=lifted)
+        if members is not None:
+            own[disk.name] = members.own
+    return [action for action in actions if when != "as it is" or not isinstance(action, Limit)], own
+
+
+def _record(spec: Spec, agent: Agent, own: belonging.Known) -> None:
+    """Before anything leaves the group: what was deleted is known as the agent's by its record alone."""
+    try:
+        belonging.keep(spec, agent, own)
+    except (Failure, OSError) as error:  # on a full disk an agent is not kept from its home for that
+        what = error.what if isinstance(error, Failure) else cli.unexpected(error)
+        cli.warn("persist", f"{agent.name}: what counts for its quota cannot be noted: {what}")
+
+
+def _count_for_others(spec: Spec, agent: Agent, here: Ground) -> None:
+    """What is no more counted for this agent counts for the one whose it is. Theirs are looked at whole later."""
+    for other in spec.agents:
+        if other.quota is None or other.name == agent.name:
+            continue
+        with suppress(Failure, OSError):
+            actions, own = _looked(spec, other, here, "as it is")
+            _record(spec, other, own)
+            for action in actions:
+                if isinstance(action, Join):
+                    do(action)
 
 
 def _lack(spec: Spec, agent: Agent, here: Ground) -> str:
@@ -161,19 +132,29 @@ def _places(spec: Spec, agent: Agent, here: Ground) -> Iterator[tuple[Path, int]
 def _disks(spec: Spec, agent: Agent, here: Ground) -> list[Disk]:
     """Each btrfs once, with the home and the agent's directory under persist_dir where they are subvolumes."""
     with entering.maybe_home(spec, agent, here) as home, entering.maybe_persisted(spec, agent, here) as persisted:
-        found: dict[bytes, Disk] = {}
+        found, known = dict[bytes, Disk](), belonging.known(spec, agent)
         opened = {here.agents: home, here.persist: persisted}
         for path, fd in _places(spec, agent, here):
             if not btrfs.is_btrfs(fd):
                 continue
             top = opened[fd]
             tops = () if top is None or not btrfs.is_subvolume(top) else (btrfs.number(top),)
-            before = found.get(disk := quotas.filesystem(fd))
-            found[disk] = Disk(path, fd, tops) if before is None else before._replace(tops=before.tops + tops)
+            disk = quotas.filesystem(fd)
+            if (before := found.get(disk)) is not None:
+                found[disk] = before._replace(tops=before.tops + tops)
+                continue
+            found[disk] = Disk(path, fd, tops, disk.hex(), known.get(disk.hex()))
         return list(found.values())
 
 
-def _planned(agent: Agent, disk: Disk, *, lifted: bool) -> Iterator[Action]:
+def _members(agent: Agent, disk: Disk) -> Members | None:
+    """What is to count; None where there is no group yet, or no quota."""
+    if agent.quota is None or quotas.mode(disk.fd) != "simple" or quotas.use(disk.fd, quotas.group(agent.uid)) is None:
+        return None
+    return belonging.look(disk.fd, agent, frozenset(_counted(disk)), disk.known)
+
+
+def _planned(agent: Agent, disk: Disk, members: Members | None, *, lifted: bool) -> Iterator[Action]:
     group = quotas.group(agent.uid)
     if quotas.mode(disk.fd) != "simple":
         if agent.quota is not None:
@@ -185,26 +166,21 @@ def _planned(agent: Agent, disk: Disk, *, lifted: bool) -> Iterator[Action]:
             yield Make(disk, group)
         return
     most = None if lifted else agent.quota_bytes
-    if agent.quota is not None:
-        yield from _membership(disk, group)
+    if members is not None:
+        yield from _membership(disk, group, members)
     if use.limit != most:
         yield Limit(disk, group, most, _why(agent, most))
 
 
-def _membership(disk: Disk, group: int) -> Iterator[Action]:
-    wanted, there = frozenset(_counted(disk)), quotas.members(disk.fd, group)
+def _membership(disk: Disk, group: int, members: Members) -> Iterator[Action]:
     # What an old home wrote may be shown elsewhere, by a clone (FICLONE). It counts again when that home is deleted.
-    gone = {number for number in quotas.members(disk.fd, _left(group)) if subvolumes.place(disk.fd, number) is None}
-    if more := (wanted | gone) - there:
-        yield Join(disk, group, tuple(sorted(more)))
     # What is deleted still counts while something holds what it wrote; its group goes with the last of that.
-    if less := [number for number in sorted(there - wanted) if subvolumes.place(disk.fd, number) is not None]:
-        yield Leave(disk, group, tuple(less))
-
-
-def _left(group: int) -> int:
-    """The group, without a limit, of subvolumes that were the agent's and were set aside."""
-    return group | 1 << 32
+    if more := (members.wanted | members.back) - members.there:
+        yield Join(disk, group, tuple(sorted(more)))
+    if members.aside:
+        yield Leave(disk, group, tuple(sorted(members.aside)))
+    if members.foreign:
+        yield Expel(disk, group, tuple(sorted(members.foreign)))
 
 
 def _counted(disk: Disk) -> Iterator[int]:
@@ -240,34 +216,6 @@ def _why(agent: Agent, most: int | None) -> str:
     return f"no limit for {agent.name}{' until its account opens' if agent.quota is not None else ''}"
 
 
-def _do(action: Action) -> None:
-    match action:
-        case TurnOn(disk):
-            quotas.turn_on(disk.fd)
-        case Make(disk, group):
-            quotas.make(disk.fd, _left(group))
-            quotas.make(disk.fd, group)
-        case Limit(disk, group, most):
-            quotas.limit(disk.fd, group, most)
-        case Join(disk, group, numbers):
-            for number in numbers:
-                quotas.join(disk.fd, number, group)
-        case Leave(disk, group, numbers):
-            for number in numbers:
-                quotas.join(disk.fd, number, _left(group))
-                quotas.leave(disk.fd, number, group)
-        case _:
-            assert_never(action)
-
-
-def _at(disk: Disk) -> str:
-    return shown(str(disk.path))
-
-
-def _named(group: int) -> str:
-    return f"{group >> 48}/{group & ((1 << 48) - 1)}"
-
-
 def standing(spec: Spec, agent: Agent, here: Ground) -> tuple[Standing, ...]:
     """How the agent's quota stands on each filesystem; nothing where it has none. Raises as `settle` does."""
     if agent.quota is None:
@@ -284,8 +232,19 @@ def _standing(agent: Agent, disk: Disk, *, plain: bool) -> Standing:
     use = quotas.use(disk.fd, group)
     if use is None:
         return Standing(disk.path, 0, None, plain=plain)
-    apart = len(frozenset(_counted(disk)) - quotas.members(disk.fd, group))
-    return Standing(disk.path, use.used, use.limit, apart, plain)
+    found, here = belonging.look(disk.fd, agent, frozenset(_counted(disk)), disk.known), frozenset(_here(disk))
+    held = (quotas.use(disk.fd, number) for number in found.there - found.foreign - here)
+    before = sum(one.used for one in held if one is not None)
+    return Standing(disk.path, use.used, use.limit, len(found.wanted - found.there), plain, len(found.foreign), before)
+
+
+def _here(disk: Disk) -> Iterator[int]:
+    """The home, persisted data, and what is nested in them."""
+    waiting = list(disk.tops)
+    while waiting:
+        number = waiting.pop()
+        yield number
+        waiting += [below for below, _ in subvolumes.within(disk.fd, number)]
 
 
 def troubles(agent: Agent, found: Standing) -> Iterator[tuple[str, str]]:
@@ -295,11 +254,15 @@ def troubles(agent: Agent, found: Standing) -> Iterator[tuple[str, str]]:
         yield f"its quota of {agent.quota} is not in force on {where}", again
     if found.apart:
         yield f"{counted(found.apart, 'subvolume')} of its on {where} not counted for its quota", again
+    if found.foreign:
+        yield f"{counted(found.foreign, 'subvolume')} on {where}, not of its own, counted for its quota", again
     if found.plain:
         what = "what it persists does not count for its quota: it lies in a plain directory, not in a subvolume"
         yield what, "docs/formats/disk.md, Quotas, says how it becomes one"
     if found.limit is not None and found.used >= _NEAR * found.limit:
-        yield f"its quota of {agent.quota} is used up, or nearly", f"persist lost {agent.name}; or a larger quota"
+        old = f": {size(found.before)} of it by homes that it had before" if found.before >= _WORTH_SAYING else ""
+        cure = f"persist lost {agent.name}; persist homes {agent.name} (what is kept holds what was deleted since)"
+        yield f"its quota of {agent.quota} is used up, or nearly{old}", f"{cure}; or a larger quota"
 
 
 def refused(spec: Spec) -> Iterator[Problem]:

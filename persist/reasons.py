@@ -26,7 +26,8 @@ def _why(home: Kept, entries: Mapping[bytes, str]) -> str:
         case "aside":
             return entries.get(home.key, "set aside by a rollback")
         case "snapshot":
-            return f"taken on purpose, stays {_STAYS}{said}"
+            taken = "taken by recall --replace" if about.of else "taken on purpose"
+            return f"{taken}, stays {_STAYS}{said}"
         case "imported":
             host = about.origin.get("host", "")
             return f"imported{f' from {shown(host)}' if host else ''}, stays {_STAYS}{said}"
@@ -45,7 +46,7 @@ def _entries(town: Spec, where: Shelves, now: datetime) -> dict[bytes, str]:
     names, stays = town.town.btrfs, spared.entries(town, where.top, town.town.btrfs)
     with aside.directory(where.top, names) as directory:
         found = [] if directory is None else aside.read(directory, now, _ignore)
-    newest = [entry.name for entry in found if entry.home and not entry.deleting][-1:]
+    newest = keep.newest([entry.name for entry in found if entry.home and not entry.deleting])
     actions = keep.plan(found, names, now, ballast=True)
     goes = {action.entry.name: action.why for action in actions if isinstance(action, keep.Delete)}
     return {
@@ -62,11 +63,12 @@ def _entries(town: Spec, where: Shelves, now: datetime) -> dict[bytes, str]:
 
 def _outgoing(old: int, rule: KeepHomes, now: datetime) -> dict[bytes, str]:
     whole = outgone.whole(outgoing.entries(old))
+    newest = keep.newest([entry.name for entry in whole])
     return {
         entry.name: _words(
             rule,
             (now - entry.time).days,
-            newest=entry == whole[-1],
+            newest=entry.name in newest,
             goes=outgone.reason(entry, whole, rule, now),
         )
         for entry in whole

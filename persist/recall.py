@@ -6,17 +6,19 @@ so the next boot takes it. Without [town.btrfs] it is a copy of every file, whic
 
 import argparse
 import os
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from persist import ground, kept, place, recopied, running, shelves, showing
+from persist import ground, kept, place, recopied, running, secrets, shelves, showing
 from persist.kept import Kept, NoSuchHome
 from persist.place import NotEmpty, entered, refuse_agents
+from persist.secrets import Found
 from persist.shelves import RECALLED
 from persist.showing import Recalled, Wish, recall
 from town import accounts, cli, files, spec, trust
 from town.accounts import Account
-from town.failure import DONE, Failure, WrongUsage
+from town.failure import DONE, Failure, WrongUsage, status_of, worst
 from town.mounts import Mount
 from town.spec import Spec
 from town.terminal import say, shell_word, shown
@@ -65,6 +67,8 @@ def _refuse_odd(arguments: argparse.Namespace) -> None:
     }.items():
         if alone and said:
             raise WrongUsage(f"{option} does not go with {alone}", hint="leave one of them out")
+    if arguments.all and not arguments.end:
+        raise WrongUsage("--all goes with --end: it ends every copy of that home", hint="leave it out")
     if arguments.stop and not arguments.replace:
         raise WrongUsage("--stop goes with --replace: nothing else touches what the agent runs", hint="leave it out")
 
@@ -117,47 +121,64 @@ def plan(town: Spec, wanted: str, wish: Wish) -> list[str]:
     elif wish.user is not None and wish.user.uid:
         place_ = f"below {showing.RUN}"
     mapped = "" if wish.user is None else f", its files as {shown(wish.user.name)}'s"
-    return [*lines, f"mount     the copy {place_} ({wish.options}){mapped}"]
+    lines.append(f"mount     the copy {place_} ({wish.options}){mapped}")
+    return lines + [f"mount     {shown(str(path))} in it, as it was persisted then" for path in chosen.about.paths]
 
 
 # ---- ending a copy
 
 
 def _end(town: Spec, arguments: argparse.Namespace) -> int:
+    done, failed = list[str](), list[Failure]()
     with shelves.opened(town) as where, ground.agents_dir(town) as agents:
-        copy = _copy(kept.every(town, where.top, agents), arguments.home)
+        copies = _copies(kept.every(town, where.top, agents), arguments.home, every_one=arguments.all)
         with files.opened(recopied.directory(town, agents)) as above:
-            name = copy.agent + b"@" + copy.key
-            if arguments.dry_run:
-                found = recopied.shown_at(above, name)
-                _refuse_busy(found)
-            else:
-                found = recopied.remove(above, name, _refuse_busy)
-                _clear(name)
-    done = [f"unmount   {shown(mount.target)}" for mount in found] + [f"delete    {copy.name}"]
+            for copy in copies:
+                try:
+                    done += _ended(above, copy, dry=arguments.dry_run)
+                except Failure as failure:
+                    if len(copies) == 1:
+                        raise
+                    cli.tell("persist", failure, copy.name)
+                    failed.append(failure)
     if arguments.json:
-        cli.put_json({"dry_run": arguments.dry_run, "name": copy.name, "actions": done})
+        names = [copy.name for copy in copies]
+        cli.put_json({"dry_run": arguments.dry_run, "name": names[0], "names": names, "actions": done})
     else:
         print("\n".join(done))
-    return DONE
+    return worst(map(status_of, failed))
 
 
-def _copy(every: list[Kept], wanted: str) -> Kept:
-    """The copy of that name, or the only one of the home of that name. Raises NoCopy, NoSuchHome."""
+def _ended(above: int, copy: Kept, *, dry: bool) -> list[str]:
+    """End one copy; what that was, a line for each step, in their order. Raises InUse and what `remove` raises."""
+    name = copy.agent + b"@" + copy.key
+    if dry:
+        found = recopied.shown_at(above, name)
+        _refuse_busy(found)
+    else:
+        found = recopied.remove(above, name, _refuse_busy)
+        _clear(name)
+    return [*(f"unmount   {shown(mount.target)}" for mount in reversed(found)), f"delete    {copy.name}"]
+
+
+def _copies(every: list[Kept], wanted: str, *, every_one: bool) -> list[Kept]:
+    """The copy of that name, or the only one of the home of that name, or each of them. Raises NoCopy, NoSuchHome."""
     copies = [one for one in every if one.kind == "recalled"]
     exact = [one for one in copies if one.name == wanted]
     if not exact:
         with suppress(NoSuchHome):
             of = kept.chosen([one for one in every if one.kind != "recalled"], wanted).name
             exact = [one for one in copies if one.about.of == of]
-    if len(exact) == 1:
-        return exact[0]
+    if len(exact) == 1 or (exact and every_one):
+        return exact
     if exact:
         names = ", ".join(one.name for one in exact[:10])
-        raise NoCopy(f"{len(exact)} copies of {shown(wanted)} are there: {names}", hint="name one of them")
+        raise NoCopy(
+            f"{len(exact)} copies of {shown(wanted)} are there: {names}", hint="name one of them; --all ends them all"
+        )
     if not copies:
         raise NoCopy("there is no recalled copy", hint="persist homes lists what is kept")
-    return kept.chosen(copies, wanted)
+    return [kept.chosen(copies, wanted)]
 
 
 def _refuse_busy(found: list[Mount]) -> None:
@@ -185,28 +206,49 @@ def _tell(done: Recalled, wish: Wish) -> None:
     where = shell_word(str(done.path))
     whose = "" if wish.user is None else f", its files as {shown(wish.user.name)}'s"
     say(f"{done.of.name} is at {where}: a writable copy{whose}, gone after the next boot; the old home stays as it is")
-    if done.of.about.paths:
-        paths = ", ".join(shown(str(path)) for path in done.of.about.paths)
-        say(f"note: what lies apart from the home, and was kept with it, is not in the copy: {paths}")
+    for line in _part_lines(done):
+        say(line)
     if done.left:
         say(f"note: {done.left:,} nested subvolumes, with what lies in them, are not in the copy")
     noexec = (
         "" if wish.run else "; the mount is noexec, which stops programs but no script that an interpreter is given"
     )
     say(f"careful: an agent wrote this, and git, editors and shells run what lies in it{noexec}")
-    for line in secret_lines(done.found.secrets, whole=done.found.whole, left_out=not wish.secrets):
+    for line in secret_lines(done.found, left_out=not wish.secrets):
         say(line)
-    say(f"when done: persist recall --end {shell_word(done.name)}; or umount {where}, and the next boot takes the copy")
+    umount = f"umount {'-R ' if done.parts.there else ''}{where}"
+    say(f"when done: persist recall --end {shell_word(done.name)}; or {umount}, and the next boot takes the copy")
 
 
-def secret_lines(found: object, *, whole: bool, left_out: bool) -> list[str]:
+def _part_lines(done: Recalled) -> Iterator[str]:
+    """What a person should hear of what was persisted outside of the home."""
+    own, other, gone = map(_listed, (done.parts.own, done.parts.read_only, done.parts.gone))
+    if own:
+        yield f"in it as it was persisted then, each a mount of its own: {own}"
+    if other:
+        yield f"in it as it was persisted then, read-only, since it lies on another filesystem: {other}"
+        if done.mapped == "owners":
+            yield f"note: its owners are as they were, since this kernel maps none: {other}"
+    if gone:
+        yield f"note: not in the copy, since it is not on the filesystem of persist_dir any more: {gone}"
+    if done.parts.moved:
+        yield f"note: stood where persisted data belongs, and has another name: {', '.join(done.parts.moved)}"
+
+
+def _listed(paths: Iterable[PurePosixPath]) -> str:
+    return ", ".join(shown(str(path)) for path in paths)
+
+
+def secret_lines(found: Found, *, left_out: bool) -> list[str]:
     """What a person should hear of keys and logins in a home."""
     lines = []
     if left_out:
-        lines.append(f"keys and logins left out: {found}" if found else "no keys or logins were found to leave out")
-    elif found:
-        lines.append(f"keys and logins are in it: {found}; --without-secrets leaves them out")
-    if not whole:
+        lines.append(f"keys and logins left out, by place and name: {found.secrets or 'none were found'}")
+    elif found.secrets:
+        lines.append(f"keys and logins are in it: {found.secrets}; --without-secrets leaves them out")
+    if deep := secrets.deep_line(found):
+        lines.append(f"note: {deep}")
+    if not found.whole:
         lines.append("note: not all of it was looked through for keys and logins: it is large, or could not be read")
     return lines
 
@@ -224,6 +266,11 @@ def _json(done: Recalled, wish: Wish) -> dict[str, object]:
             "found": done.found.secrets.count,
             "first": [cli.named(path) for path in done.found.secrets.first],
             "whole": done.found.whole,
+            "too_deep": done.found.deep,
         },
+        "persisted": [str(path) for path in done.parts.own],
+        "persisted_read_only": [str(path) for path in done.parts.read_only],
+        "persisted_gone": [str(path) for path in done.parts.gone],
+        "moved": done.parts.moved,
         "nested_left_out": done.left,
     }

@@ -5,6 +5,7 @@ Without [town.btrfs] a copy is made file by file, and `persist tidy` takes those
 """
 
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from town.spec import Spec
 from town.terminal import shell_word, shown
 
 _NAME = 200  # bytes of a name, without what tells two copies apart
+COPY = re.compile(r"(-copy-[0-9a-f]{6})+\Z")  # that, at the end of a copy's name
 _ROOT = (0, 0)
 _LINKS = ".links"  # while files are copied
 
@@ -61,19 +63,23 @@ def copy(entry: int, kept: Kept, home: Home) -> Iterator[Copy]:
 
     Raises CannotMove, Differs, OSError; what was made then goes with the entry.
     """
+    os.mkdir(HOME, 0o700, dir_fd=entry)
+    with files.opened(files.enter(entry, HOME)) as into:
+        files_of(entry, kept, home.fd, into, os.fstat(home.fd))
+        yield Copy(into, "", 0)
+
+
+def files_of(entry: int, kept: Kept, source: int, into: int, owner: os.stat_result) -> None:
+    """Copy what an open directory holds into an empty one below `entry`. `owner`: the home's. Raises as `copy` does."""
     from persist.adopt import copying
 
-    owner = os.fstat(home.fd)
-    os.mkdir(HOME, 0o700, dir_fd=entry)
     os.mkdir(_LINKS, 0o700, dir_fd=entry)
     with (
-        files.opened(files.enter(entry, HOME)) as into,
         files.opened(files.enter(entry, _LINKS)) as links,
         Progress(f"persist: {shown(kept.agent)}: recall") as progress,
     ):
-        copying.copy(home.fd, into, links, Person(owner.st_uid, owner.st_gid), progress.add)
-        files.remove_tree(entry, _LINKS)
-        yield Copy(into, "", 0)
+        copying.copy(source, into, links, Person(owner.st_uid, owner.st_gid), progress.add)
+    files.remove_tree(entry, _LINKS)
 
 
 def of_earlier_boots(agents: int) -> list[bytes]:

@@ -7,7 +7,7 @@ import argparse
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from persist import entering, ground, places, running
 from persist.alone import alone
@@ -21,6 +21,7 @@ from town.terminal import shell_word, shown
 
 _ROOT_OF = os.O_PATH | os.O_DIRECTORY
 _LOOKS = 5  # at the mount table, while directories above a mount are moved about
+_COVERS = 2000  # mounts on each other on one home; fusermount3(1) lets a user have 1000
 
 
 class ProcessesRun(Failure):
@@ -88,7 +89,27 @@ def _say(agent: Agent, actions: Iterable[Action]) -> None:
 def plan(town: Spec, agent: Agent, here: Ground, *, stop: bool) -> tuple[Action, ...]:
     """What a release would do now, in order. Raises StillMounted where something else lies on or in a bind."""
     ends = map(End, running.of(agent.uid)) if stop else ()
-    return (*ends, *_unmounts(town, agent, here, stop=stop))
+    cover = covered(town, agent) if stop else None
+    return (*ends, *([] if cover is None else [Unmount(cover, fuse=True)]), *_unmounts(town, agent, here, stop=stop))
+
+
+def covered(town: Spec, agent: Agent) -> Mount | None:
+    """What the agent itself has mounted on its home, and who serves that may never answer; the topmost."""
+    mount = mounts.at(places.resolved(town.home(agent)))
+    return mount if mount is not None and _agents_fuse(mount, agent) else None
+
+
+def uncover(town: Spec, agent: Agent, here: Ground) -> list[Unmount]:
+    """Take all of that away; nobody who serves it is asked. Raises StillMounted where it comes back, OSError."""
+    done: list[Unmount] = []
+    while (mount := covered(town, agent)) is not None:
+        if len(done) >= _COVERS:
+            raise StillMounted(f"{agent.name} mounts something on its home again and again", hint="try again")
+        with files.opened(files.open_beneath(here.agents, agent.name, _ROOT_OF)) as fd:
+            if mounts.mount_id(fd) == mount.id:
+                mounts.detach(fd)
+        done.append(Unmount(mount, fuse=True))
+    return done
 
 
 def release(town: Spec, agent: Agent, here: Ground, *, stop: bool, whole: bool = False) -> list[Action]:
@@ -99,6 +120,7 @@ def release(town: Spec, agent: Agent, here: Ground, *, stop: bool, whole: bool =
     done: list[Action] = []
     if stop:
         done += map(End, running.end(agent.uid))
+        done += uncover(town, agent, here)
     _refuse(town, agent, here, stop=stop, whole=whole)
     for _ in range(_LOOKS):
         try:
@@ -132,7 +154,7 @@ def _refuse(town: Spec, agent: Agent, here: Ground, *, stop: bool, whole: bool =
 
 def _unmounts(town: Spec, agent: Agent, here: Ground, *, stop: bool, whole: bool = False) -> list[Unmount]:
     """Innermost first. What lies on or in a bind and is not the agent's own would go with it: that is refused."""
-    home = Path(os.path.realpath(town.home(agent)))
+    home = places.resolved(town.home(agent))
     every = mounts.below(home)
     ours = {mount.id for mount in _ours(town, agent, here, every)}
     found = []
@@ -200,7 +222,7 @@ class _MovedAbout(Exception):
 
 def _unmount(town: Spec, agent: Agent, here: Ground, unmount: Unmount) -> None:
     """Reached by names the agent may change, then taken away by the descriptor if it is that very mount."""
-    home = os.fsencode(os.path.realpath(town.home(agent)))
+    home = os.fsencode(places.resolved(town.home(agent)))
     path = PurePosixPath(os.fsdecode(os.path.relpath(unmount.mount.target, home)))
     with entering.maybe(here.agents, agent.name, town.home(agent)) as top:
         if top is None:

@@ -19,14 +19,15 @@ from persist import (
     device,
     fitting,
     kept,
+    nested,
     recopied,
-    running,
     shelving,
     stopping,
     swapping,
     taking,
     underway,
 )
+from persist import plain as plain_
 from persist.alone import alone
 from persist.fitting import Fitted
 from persist.kept import HOME, Kept
@@ -76,7 +77,15 @@ def command(town: Spec, arguments: argparse.Namespace) -> int:
 
 
 def _chosen(at: Scene, wanted: str) -> Kept:
-    return kept.chosen(kept.every(at.town, at.top, at.here.agents), wanted)
+    """The kept home that is meant: also one that an earlier run began with, and that is gone since."""
+    try:
+        return kept.chosen(kept.every(at.town, at.top, at.here.agents), wanted)
+    except kept.NoSuchHome:
+        begun = underway.read(at.agent)
+        if begun is None or begun.source != wanted:
+            raise
+        agent, key = map(os.fsencode, kept.parse(wanted))
+        return Kept("snapshot", agent, key, None, "", False, ())
 
 
 def plan(at: Scene, wish: Wish) -> list[str]:
@@ -86,11 +95,10 @@ def plan(at: Scene, wish: Wish) -> list[str]:
     swapping.refuse(at, wish.verb, stop=wish.stop)
     home, stood = shown(str(at.town.home(at.agent))), stopping.stood(at.agent)
     return [
-        *(f"end       {process}" for process in running.of(at.agent.uid)),
-        *([f"close     the account of {at.agent.name}"] if stood.opened else []),
-        *([f"snapshot  {home} -> {at.agent.name}@{_place(at)}"] if swapping.identity(at) else []),
+        *swapping.ends(at, stood),
+        *([f"snapshot  {home} -> {at.agent.name}@{_place(at)}"] if swapping.lives(at, stop=wish.stop) else []),
         f"snapshot  {wish.home.name}{'' if wish.secrets else ', without keys and logins'}",
-        f"exchange  that and {home}, and restore into it what is declared",
+        f"exchange  that and {home}, and restore into it what is declared, as it is now",
         *(f"start     {what}" for what in stopping.again(at.agent, stood)),
     ]
 
@@ -109,19 +117,34 @@ def replace(at: Scene, wish: Wish) -> tuple[Swapped, Fitted]:
     """Put the kept home into the present one's place. Raises Busy, and what `swapping` and `stopping` raise."""
     done, fitted = Swapped(), Fitted()
     with alone(at.town, at.agent):
+        swapping.uncover(at, wish.verb, stop=wish.stop)
         before = swapping.begun(at, wish.verb)
         done.finished = before is not None and before.home != swapping.identity(at)
-        if before is None:
-            swapping.refuse(at, wish.verb, stop=wish.stop)
-            before = Underway(wish.verb, swapping.identity(at), _place(at), stopping.stood(at.agent))
-            underway.write(at.agent, before)
-        if not done.finished:
+        if before is None or not done.finished:
+            before = _begun(at, wish, before)
             fitted = _swapped(at, wish, before, done)
         done.kept = f"{at.agent.name}@{before.place}" if before.home else ""
+        _follow(at, before)
         swapping.settle(at, before.stood, done)  # declared directories are brought over from what lived until now
         _keep(at, before)
     swapping.start(at, before.stood, done)
     return done, fitted
+
+
+def _begun(at: Scene, wish: Wish, earlier: Underway | None) -> Underway:
+    """Write down what is about to be done. What an earlier run kept is older than the home may be: it is kept anew."""
+    if earlier is None:
+        swapping.refuse(at, wish.verb, stop=wish.stop)
+    else:
+        swapping.unkeep(at, earlier)
+        if swapping.is_hopeless(at, earlier) and earlier.source == wish.home.name:
+            swapping.back(at, earlier.stood)
+            what = f"{wish.home.name} is gone; the home is as it was"
+            raise kept.NoSuchHome(what, hint=f"persist homes {at.agent.name} lists what is kept")
+    stood = stopping.stood(at.agent) if earlier is None else earlier.stood
+    before = Underway(wish.verb, swapping.identity(at), _place(at), stood, wish.home.name)
+    underway.write(at.agent, before)
+    return before
 
 
 def _swapped(at: Scene, wish: Wish, before: Underway, done: Swapped) -> Fitted:
@@ -132,7 +155,7 @@ def _swapped(at: Scene, wish: Wish, before: Underway, done: Swapped) -> Fitted:
         fitted = _exchanged(at, wish, before)
         done.seconds = time.monotonic() - began
     except BaseException as error:
-        _clear(at, before)
+        swapping.unkeep(at, before)
         swapping.back(at, before.stood)
         if isinstance(error, (OSError, BtrfsFailed)):
             raise swapping.failed(at, error) from error
@@ -143,21 +166,13 @@ def _swapped(at: Scene, wish: Wish, before: Underway, done: Swapped) -> Fitted:
 def _exchanged(at: Scene, wish: Wish, before: Underway) -> Fitted:
     """Keep the present home, then exchange it and a copy of the other."""
     if before.home:
-        _snapshot(at, wish, before)
+        message = f"before {wish.home.name} took its place"
+        assert at.top is not None, "a town with [town.btrfs]"
+        taking.take(at.town, at.agent, at.top, name=before.place, message=message, now=_now(), of=wish.home.name)
     fitted: list[Fitted] = []
     with _entry(at, before) as entry, swapping.homes(at) as agents:
         swapping.with_room(at, lambda: fitted.append(_one(at, wish, (agents, entry), before)))
     return fitted[-1]
-
-
-def _snapshot(at: Scene, wish: Wish, before: Underway) -> None:
-    """Keep the present home first, unless the run that was killed has done so."""
-    assert at.top is not None, "a town with [town.btrfs]"
-    with shelving.agent(at.town, at.top, at.agent.name) as above, suppress(FileNotFoundError):
-        os.stat(before.place, dir_fd=above, follow_symlinks=False)
-        return
-    message = f"before {wish.home.name} took its place"
-    taking.take(at.town, at.agent, at.top, name=before.place, message=message, now=_now())
 
 
 @contextmanager
@@ -192,7 +207,10 @@ def _one(at: Scene, wish: Wish, places: tuple[int, int | None], before: Underway
             owner = os.fstat(home.fd)
             if copy.inside:
                 fitting.raised(copy)
-            fitted = fitting.fit(at.agent, wish.home, copy, owner, without_secrets=not wish.secrets, now=_now())
+            less, now = not wish.secrets, _now()
+            fitted = fitting.fit(at.town, at.agent, wish.home, copy, owner, without_secrets=less, now=now)
+        if plain and before.home and entry is not None:
+            plain_.keep(agents, entry, at.agent.name, _BESIDE)
         if not before.home:
             kernel.renameat2(agents, name, agents, at.agent.name)
             swapping.durable(at)
@@ -204,7 +222,8 @@ def _one(at: Scene, wish: Wish, places: tuple[int, int | None], before: Underway
                 subvolumes.remove(where, name)
         raise
     if plain and before.home:
-        subvolumes.remove(agents, name)  # the same is kept in the snapshot
+        with suppress(OSError, BtrfsFailed):  # the same is kept beside the snapshot; a restore removes it, too
+            subvolumes.remove(agents, name)
     return fitted
 
 
@@ -220,31 +239,37 @@ def _keep(at: Scene, before: Underway) -> None:
             if entry is None:
                 return
             with suppress(FileNotFoundError):
-                if _identity(entry, _BESIDE) == before.home:
+                if _is_what_lived(entry, before):
                     kernel.renameat2(entry, _BESIDE, entry, HOME, kernel.RENAME_EXCHANGE)
                 with suppress(FileNotFoundError):
                     subvolumes.remove(entry, _BESIDE)
             with files.opened(files.enter(entry, HOME)) as home:
-                if btrfs.is_subvolume(home) and not btrfs.info(home).read_only:
-                    btrfs.set_read_only(home, True)
+                nested.close(home, most=nested.MOST)
             swapping.durable(at)
     except (OSError, Failure) as error:
         what = error.what if isinstance(error, Failure) else cli.unexpected(error)
         cli.warn("persist", f"{at.agent.name}@{before.place}: more than a snapshot lies in it: {what}")
 
 
-def _identity(directory: int, name: str) -> str:
-    with files.opened(files.enter(directory, name)) as fd:
-        return copied.of_home(fd).home
+def _follow(at: Scene, before: Underway) -> None:
+    """What was declared is brought over from what was made of a home that was a plain directory."""
+    if not copied.is_plain(before.home):
+        return
+    with suppress(FileNotFoundError), _entry(at, before) as entry:
+        assert entry is not None, "there was a home"
+        name = HOME
+        with suppress(FileNotFoundError):
+            name = _BESIDE if _is_what_lived(entry, before) else HOME
+        with files.opened(files.enter(entry, name)) as home:
+            plain_.follow(at.town, at.agent, before.home, home)
 
 
-def _clear(at: Scene, before: Underway) -> None:
-    """Where the homes did not change places, nothing of the attempt stays."""
-    with suppress(OSError, Failure):
-        if at.top is not None and before.home and swapping.identity(at) == before.home:
-            with shelving.agent(at.town, at.top, at.agent.name) as above:
-                path = kept.path_of(at.town, at.agent.name)
-                shelving.remove(above, os.fsencode(before.place), path)
+def _is_what_lived(entry: int, before: Underway) -> bool:
+    """Whether what lies beside the snapshot is the home that lived: itself, or of a plain one what was made of it."""
+    with files.opened(files.enter(entry, _BESIDE)) as fd, files.opened(files.enter(entry, HOME)) as taken:
+        if copied.is_plain(before.home):
+            return btrfs.number(fd) > btrfs.number(taken)  # the snapshot was made first
+        return copied.of_home(fd).home == before.home
 
 
 # ---- words
@@ -256,17 +281,29 @@ def _tell(at: Scene, wish: Wish, done: Swapped, fitted: Fitted) -> None:
     for line in swapping.lines(at.agent, done, "replacement"):
         say(line)
     say(f"{at.agent.name} lives in a copy of {wish.home.name}")
-    if fitted.present:
-        paths = ", ".join(shown(str(path)) for path in fitted.present)
-        say(f"note: what is declared is as it was a moment ago, not as it was then: {paths}")
+    for line in _declared_lines(wish.home, fitted):
+        say(line)
     if fitted.moved:
         say(f"note: stood where declared data belongs, and has another name now: {', '.join(fitted.moved)}")
     if fitted.left:
         say(f"note: {fitted.left:,} nested subvolumes, with what lies in them, are not in the copy")
-    for line in secret_lines(fitted.found.secrets, whole=fitted.found.whole, left_out=not wish.secrets):
+    for line in secret_lines(fitted.found, left_out=not wish.secrets):
         say(line)
     if done.kept:
         say(f"what it had is kept; to have it back: persist recall {shell_word(done.kept)} --replace")
+
+
+def _declared_lines(home: Kept, fitted: Fitted) -> Iterator[str]:
+    """What of the old home is not lived in, and how to have it."""
+    stays, older = (", ".join(shown(str(path)) for path in paths) for paths in (fitted.stays, fitted.older))
+    anew = ", ".join(shown(path) for path in fitted.anew)
+    if stays:
+        yield f"note: what is declared stays as it is now: {stays}"
+    if anew:
+        yield f"note: identity install writes these anew, without what was changed in them: {anew}"
+    if older or anew:
+        both = ", ".join(filter(None, (older, anew)))
+        yield f"as of then: persist recall {shell_word(home.name)} --to DIR, and copy from there: {both}"
 
 
 def _json(at: Scene, wish: Wish, done: Swapped, fitted: Fitted) -> dict[str, object]:
@@ -274,13 +311,16 @@ def _json(at: Scene, wish: Wish, done: Swapped, fitted: Fitted) -> dict[str, obj
         "agent": at.agent.name,
         "of": wish.home.name,
         **swapping.as_json(done),
-        "declared_stays": [str(path) for path in fitted.present],
+        "declared_stays": [str(path) for path in fitted.stays],
+        "older": [str(path) for path in fitted.older],
+        "installed_anew": [cli.named(path) for path in fitted.anew],
         "moved": fitted.moved,
         "secrets": {
             "left_out": not wish.secrets,
             "found": fitted.found.secrets.count,
             "first": [cli.named(path) for path in fitted.found.secrets.first],
             "whole": fitted.found.whole,
+            "too_deep": fitted.found.deep,
         },
         "nested_left_out": fitted.left,
     }

@@ -1,26 +1,24 @@
 """Processes of an agent, and processes that hold one of its mounts: looked up in /proc, named, ended.
 
 A process is an agent's when one of its four uids is, or when it lives in a user namespace that the agent made (there it
-may have the uids that /etc/subuid gives the agent). Sources: proc_pid_status(5), ioctl_nsfs(2), kill(2), cgroups(7).
+may have the uids that /etc/subuid gives the agent). What /proc says of one is read in persist/proc.py. Source: kill(2).
 """
 
-import fcntl
 import os
 import select
 import signal
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from persist import places, proc
 from town import files, mounts
 from town.failure import Failure
 from town.terminal import shown
 
-_OWNER, _PARENT = 0xB704, 0xB702  # NS_GET_OWNER_UID, NS_GET_PARENT (include/uapi/linux/nsfs.h)
 _COMMAND = 60  # characters of a command line that are shown
-_NESTED = 40  # user namespaces within each other; the kernel allows 32
 _FEW, _MANY = 8, 100
 _PAUSE = 0.05
 _NOBODYS = (1 << 32) - 2  # the highest uid there is: no account has it
@@ -48,25 +46,28 @@ class Mounts:
 
     def __init__(self, wanted: Collection[mounts.Mount]) -> None:
         self._shown = {(mount.device, mount.root) for mount in wanted}
-        self._numbers = {_namespace("self", "mnt"): {mount.id for mount in wanted}}
+        self._numbers = {proc.namespace("self", "mnt"): {mount.id for mount in wanted}}
 
     def held_by(self, pid: str) -> bool:
         """Whether a process has a file or directory open, or mapped, or lives, in one of them. Raises OSError."""
-        namespace = _namespace(pid, "mnt")
+        return any(map(self._holds, proc.faces(pid)))
+
+    def _holds(self, face: str) -> bool:
+        namespace = proc.namespace(face, "mnt")
         if namespace not in self._numbers:
-            every = mounts.table(pid)
+            every = mounts.table(face)
             self._numbers[namespace] = {mount.id for mount in every if (mount.device, mount.root) in self._shown}
         numbers = self._numbers[namespace]
-        return bool(numbers) and any(number in numbers for number in _in_use(pid))
+        return bool(numbers) and any(number in numbers for number in proc.in_use(face))
 
 
 def of(uid: int) -> list[Process]:
     """Every process of the agent with that uid; none that has ended and only waits to be reaped.
 
-    Some fork, and end, faster than /proc can be listed. Where the kernel knows of any and a list holds none, all are
-    stopped while another is made: what is not in that one only waits to be reaped.
+    Some fork, and end, faster than /proc can be listed. Where a list holds none, all that the kernel knows of are
+    stopped while another is made: nobody forks then.
     """
-    if (found := _listed(uid)) or not _signal_all(uid, 0):
+    if found := _listed(uid):
         return found
     _signal_all(uid, signal.SIGSTOP)
     try:
@@ -76,7 +77,7 @@ def of(uid: int) -> list[Process]:
 
 
 def _listed(uid: int) -> list[Process]:
-    return [_process(pid, uids) for pid, uids in _every() if _is_of(pid, uids, uid)]
+    return [_process(pid, uids) for pid, uids in proc.every() if _is_of(pid, uids, uid)]
 
 
 def holding(uid: int, wanted: Collection[mounts.Mount]) -> list[Process]:
@@ -86,18 +87,20 @@ def holding(uid: int, wanted: Collection[mounts.Mount]) -> list[Process]:
     looked = Mounts(wanted)
     return [
         _process(pid, uids)
-        for pid, uids in _every()
+        for pid, uids in proc.every()
         if int(pid) != os.getpid() and not _is_of(pid, uids, uid) and _held(looked, pid)
     ]
 
 
 def inside(uid: int, home: Path) -> list[Process]:
     """Processes of anybody else that live in a home, or have something in it open or mapped."""
-    top = os.fsencode(os.path.realpath(home))
+    top = os.fsencode(places.resolved(home))
     return [
         _process(pid, uids)
-        for pid, uids in _every()
-        if int(pid) != os.getpid() and not _is_of(pid, uids, uid) and any(_lies_in(top, path) for path in _paths(pid))
+        for pid, uids in proc.every()
+        if int(pid) != os.getpid()
+        and not _is_of(pid, uids, uid)
+        and any(_lies_in(top, path) for path in proc.paths(pid))
     ]
 
 
@@ -105,45 +108,25 @@ def _lies_in(top: bytes, path: bytes) -> bool:
     return path == top or path.startswith(top + b"/")
 
 
-def _paths(pid: str) -> Iterator[bytes]:
-    """The names, as the kernel knows them, of what a process has: nothing is asked of a filesystem."""
-    for name in ("cwd", "root", "exe", *_mapped(pid), *_opened(pid)):
-        with suppress(OSError):
-            yield os.readlink(os.fsencode(f"/proc/{pid}/{name}"))
-
-
-def _opened(pid: str) -> list[str]:
-    try:
-        return [f"fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
-    except OSError:
-        return []
-
-
 def within(pid: int, uid: int) -> bool:
     """Whether a process lives in the slice of that user, whoever it is: it ends with the user's sessions."""
     with suppress(OSError):
-        return f"/user-{uid}.slice/" in f"{_cgroup(str(pid))}/"
+        return f"/user-{uid}.slice/" in f"{proc.cgroup(str(pid))}/"
     return False
 
 
 def holding_lock(fd: int) -> str:
     """Who has an open file locked (flock(2)), as the end of a sentence; empty where nobody, or nobody can say."""
-    path, inode = os.readlink(f"/proc/self/fd/{fd}"), b":%d" % os.fstat(fd).st_ino
+    path, inode = os.fsencode(os.readlink(f"/proc/self/fd/{fd}")), b":%d" % os.fstat(fd).st_ino
     with suppress(OSError):
         for line in Path("/proc/locks").read_bytes().splitlines():
             words = line.split()  # proc_locks(5): number, FLOCK, ADVISORY, WRITE, pid, major:minor:inode, …
             if len(words) < 6 or words[1] != b"FLOCK" or not words[5].endswith(inode):
                 continue
             pid = words[4].decode()
-            if path in _names_of(pid) and (uids := _uids(pid)):
+            if path in proc.paths(pid) and (uids := proc.uids(pid)):
                 return f": {_process(pid, uids)}"
     return ""
-
-
-def _names_of(pid: str) -> Iterator[str]:
-    for name in _opened(pid):
-        with suppress(OSError):
-            yield os.readlink(f"/proc/{pid}/{name}")
 
 
 def groups(uid: int) -> set[str]:
@@ -151,7 +134,7 @@ def groups(uid: int) -> set[str]:
     found = set[str]()
     for process in of(uid):
         with suppress(OSError):
-            found.add(_cgroup(str(process.pid)))
+            found.add(proc.cgroup(str(process.pid)))
     return found
 
 
@@ -167,51 +150,9 @@ def named(found: Sequence[Process]) -> str:
     return ", ".join(map(str, found[:_FEW])) + more
 
 
-def _every() -> Iterator[tuple[str, list[int]]]:
-    """The pids of all processes that run, with their four uids."""
-    for name in os.listdir("/proc"):
-        if name.isdigit() and (uids := _uids(name)):
-            yield name, uids
-
-
-def _uids(pid: str) -> list[int]:
-    """Real, effective, saved and filesystem uid; none where the process is gone or ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_bytes().split(b"\n")
-    except OSError:
-        return []
-    found: dict[bytes, bytes] = {}
-    for line in lines:  # the name comes first, and the kernel escapes newlines in it
-        key, _, value = line.partition(b":")
-        found.setdefault(key, value.strip())
-    if found.get(b"State", b"X")[:1] in b"ZX":
-        return []
-    return [int(word) for word in found.get(b"Uid", b"").split()]
-
-
 def _is_of(pid: str, uids: Sequence[int], uid: int) -> bool:
     # A service of root's that works as the agent for a moment is not the agent's, nor is who came into its namespace.
-    return uids[0] == uid or (0 not in uids and (uid in uids or uid in _makers(pid)))
-
-
-def _makers(pid: str) -> Iterator[int]:
-    """Who made the user namespace that a process lives in, and those around it."""
-    try:
-        fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        for _ in range(_NESTED):
-            owner = bytearray(4)
-            fcntl.ioctl(fd, _OWNER, owner)
-            yield int.from_bytes(owner, "little")
-            above = fcntl.ioctl(fd, _PARENT)
-            os.close(fd)
-            fd = above
-    except OSError:  # EPERM: above lies what this process is not told of
-        return
-    finally:
-        os.close(fd)
+    return uids[0] == uid or (0 not in uids and (uid in uids or uid in proc.makers(pid)))
 
 
 def _process(pid: str, uids: Sequence[int]) -> Process:
@@ -221,13 +162,9 @@ def _process(pid: str, uids: Sequence[int]) -> Process:
         command = shown(words or Path(f"/proc/{pid}/comm").read_bytes().rstrip(b"\n"))
     unit = ""
     with suppress(OSError):
-        unit = _cgroup(pid).rsplit("/", 1)[-1]
+        unit = proc.cgroup(pid).rsplit("/", 1)[-1]
     short = command if len(command) <= _COMMAND else command[:_COMMAND] + "…"
     return Process(int(pid), uids[0], short, unit)
-
-
-def _namespace(pid: str, kind: str) -> int:
-    return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
 
 
 def _held(looked: Mounts, pid: str) -> bool:
@@ -235,27 +172,6 @@ def _held(looked: Mounts, pid: str) -> bool:
         return looked.held_by(pid)
     except OSError:  # gone meanwhile
         return False
-
-
-def _in_use(pid: str) -> Iterator[int]:
-    """Ids of the mounts in which a process lives, or has something open or mapped."""
-    for name in ("cwd", "root", "exe", *_mapped(pid)):
-        # With O_PATH nothing is asked of the filesystem.
-        with suppress(OSError), files.opened(os.open(f"/proc/{pid}/{name}", os.O_PATH | os.O_CLOEXEC)) as fd:
-            yield mounts.mount_id(fd)
-    with suppress(OSError):
-        for fd_name in os.listdir(f"/proc/{pid}/fdinfo"):
-            with suppress(OSError):
-                for line in Path(f"/proc/{pid}/fdinfo/{fd_name}").read_bytes().split(b"\n"):
-                    if line.startswith(b"mnt_id:"):
-                        yield int(line.split()[1])
-
-
-def _mapped(pid: str) -> list[str]:
-    try:
-        return [f"map_files/{name}" for name in os.listdir(f"/proc/{pid}/map_files")]
-    except OSError:
-        return []
 
 
 # ---- ending them
@@ -310,16 +226,16 @@ def _signal(found: Sequence[Process], number: int) -> None:
     for process in found:
         with suppress(OSError), files.opened(os.pidfd_open(process.pid)) as fd:
             # The number may be another's by now: the descriptor is of who has it, so look whose that is.
-            if _uids(str(process.pid))[:1] == [process.uid]:
+            if proc.uids(str(process.pid))[:1] == [process.uid]:
                 signal.pidfd_send_signal(fd, number)
                 if number != signal.SIGKILL:
                     signal.pidfd_send_signal(fd, signal.SIGCONT)
 
 
-def _signal_all(uid: int, number: int) -> bool:
+def _signal_all(uid: int, number: int) -> None:
     """kill(2) with -1, as the agent itself: the kernel reaches all its processes at once, and no fork in between.
 
-    Whether there was any. 0 as the number only asks.
+    It does not say whether there was any: it counts those, too, whom the agent may not signal.
     """
     assert uid > 0
     if (child := os.fork()) == 0:
@@ -333,7 +249,7 @@ def _signal_all(uid: int, number: int) -> bool:
                 status = 0
         finally:
             os._exit(status)
-    return _ended(child) != 1
+    _await(child)
 
 
 def _become(uid: int) -> None:
@@ -344,19 +260,12 @@ def _become(uid: int) -> None:
         os.setresuid(uid, uid, uid)
 
 
-def _ended(child: int) -> int:
-    """How it ended. Whoever stopped it does not stop who waits for it."""
+def _await(child: int) -> None:
+    """Until it has ended. Whoever stopped it does not stop who waits for it."""
     with files.opened(os.pidfd_open(child)) as fd:
         while not select.select([fd], [], [], _PAUSE)[0]:
             signal.pidfd_send_signal(fd, signal.SIGCONT)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def _cgroup(pid: str) -> str:
-    for line in Path(f"/proc/{pid}/cgroup").read_text(errors="replace").splitlines():
-        if line.startswith("0::"):
-            return line[3:]
-    return ""
+    os.waitpid(child, 0)
 
 
 def _own_groups(found: Sequence[Process]) -> set[Path]:
@@ -366,7 +275,7 @@ def _own_groups(found: Sequence[Process]) -> set[Path]:
     groups = set[Path]()
     for process in found if root is not None else ():
         with suppress(OSError, ValueError):
-            path = _cgroup(str(process.pid)).strip("/")
+            path = proc.cgroup(str(process.pid)).strip("/")
             if path and ".." not in path:
                 groups.add(Path(root or "") / path)
     return {group for group in groups if _only(group, ours)}
@@ -380,9 +289,9 @@ def _only(group: Path, ours: set[int]) -> bool:
         }
     except (OSError, ValueError):
         return False
-    owners = {uid for pid in members - ours for uid in _uids(str(pid))}
+    owners = {uid for pid in members - ours for uid in proc.uids(str(pid))}
     return bool(members) and owners <= {_uid_of(pid) for pid in ours}
 
 
 def _uid_of(pid: int) -> int:
-    return next(iter(_uids(str(pid))), -1)
+    return next(iter(proc.uids(str(pid))), -1)

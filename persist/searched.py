@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Generator, Iterator
 from contextlib import suppress
 
+from persist import transactions
 from persist.walk import KINDS, Directory, Entered, Entry, Kind
 from town import btrfs, changes, files, kernel, mounts, subvolumes
 from town.changes import Changed, Ref
@@ -22,13 +23,19 @@ _DIRTY = (
 )  # ns: written data is on the disk after 35 s at most (vm.dirty_expire_centisecs), and then in the tree
 
 
-def ready(home: int) -> bool:
-    """Make what was done so far visible to a search; whether one can be made: btrfs, a subvolume, enough rights."""
+def ready(home: int, *, written: bool = False) -> bool:
+    """Make what was done so far visible to a search; whether one can be made: btrfs, a subvolume, enough rights.
+
+    `written`: also that files were written to, which the tree has only once their data is on the disk. For who looks
+    for what is new; it takes as long as `sync`.
+    """
     if not btrfs.is_subvolume(home):
         return False
     with suppress(Failure, OSError):
-        btrfs.commit(home)
+        if written:
+            kernel.syncfs(home)
         subvolumes.inside(home, btrfs.number(home))
+        transactions.commit(home)
         return True
     return False
 
@@ -43,9 +50,11 @@ def mounted(home: int) -> list[bytes]:
 
 
 def search(
-    home: int, enter: Entered, covered: Collection[bytes] = (), *, since: int = 0
+    home: int, enter: Entered, covered: Collection[bytes] = (), *, since: int = 0, changed: int = 0
 ) -> Iterator[Entry | Directory]:
     """What lies below an open subvolume, or what of it was written after transaction `since`.
+
+    What changed last before `changed` (ctime, ns) is left out, and costs a tenth of what is told.
 
     Each Directory comes before what lies in it, entries in no order. `covered` are paths that are left out with all
     below them. After `ready`. Raises OSError, btrfs.BtrfsFailed.
@@ -56,7 +65,7 @@ def search(
     while waiting:
         number, directory = waiting.pop()
         with suppress(FileNotFoundError), files.opened(_root(home, number)) as root:
-            found = _Subvolume(root, number, directory, _Borders(enter, covered), since)
+            found = _Subvolume(root, number, directory, _Borders(enter, covered), (since, changed))
             yield from found.run()
             for below, place in subvolumes.within(root, number):
                 inside = yield from found.nested(below, place)
@@ -89,13 +98,14 @@ class _Borders:
 class _Subvolume:
     """One subvolume, searched: its directories by inode, None for those that are left out."""
 
-    def __init__(self, fd: int, number: int, top: Directory, borders: _Borders, since: int) -> None:
-        self._fd, self._number, self._borders, self._since = fd, number, borders, since
+    def __init__(self, fd: int, number: int, top: Directory, borders: _Borders, since: tuple[int, int]) -> None:
+        self._fd, self._number, self._borders = fd, number, borders
+        self._since, self._changed = since
         self._known: dict[int, Directory | None] = {btrfs.FIRST_INODE: top}
         self._settled = time.time_ns() - _DIRTY
 
     def run(self) -> Iterator[Entry | Directory]:
-        for found in changes.since(self._fd, self._since):
+        for found in changes.since(self._fd, self._since, changed=self._changed):
             if found.inode == btrfs.FIRST_INODE:
                 continue  # told of where it hangs
             if stat.S_ISDIR(found.mode):

@@ -15,12 +15,13 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from persist.descent import Entered, Few, descend
-from persist.walk import Directory
+from persist.descent import Deeper, Entered, Few, descend
+from persist.walk import DEEPEST, Directory
 from town import files, presets, subvolumes
 from town.failure import Failure, Unsafe
 from town.persist_table import KEYS
 from town.spec import Agent
+from town.terminal import counted
 
 _MARKS = (b"PRIVATE KEY", b"AGE-SECRET-KEY-")
 _DEEPEST = 10  # names in a path of the data
@@ -38,10 +39,20 @@ class _Names(NamedTuple):
 
 @dataclass(slots=True)
 class Found:
-    """What was found, or taken out. `whole`: nothing of the home was left unseen."""
+    """What was found, or taken out. `whole`: nothing of the home was left unseen.
+
+    `deep`: so many directories were taken out with all in them, as nobody looks through what lies that deep.
+    """
 
     secrets: Few = field(default_factory=Few)
     whole: bool = True
+    deep: int = 0
+
+    def join(self, other: "Found", below: PurePosixPath) -> None:
+        """Add what was found in the directory `below` (`.`: all) of the same home."""
+        self.secrets.join(other.secrets, b"" if not below.parts else bytes(below) + b"/")
+        self.whole &= other.whole
+        self.deep += other.deep
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +131,17 @@ def find(home: int, wanted: Rules, *, seconds: float) -> Found:
     """What of an open home is a secret; looked for so long at most, the places that are known first."""
     found, until = Found(), time.monotonic() + seconds
     known = set[bytes]()
+
+    def too_deep(_directory: Directory, _fd: int, _name: bytes) -> None:
+        found.whole = False
+
     try:
         for path in _at_known_places(home, wanted):
             if time.monotonic() > until:
                 raise TimeoutError
             known.add(path)
             found.secrets.add(TOP, path)
-        for directory, _, name in _by_name(home, wanted, until):
+        for directory, _, name in _by_name(home, wanted, until, too_deep):
             if not _is_below(directory.path(name), known):
                 found.secrets.add(directory, name)
     except (Failure, OSError, TimeoutError):
@@ -137,15 +152,27 @@ def find(home: int, wanted: Rules, *, seconds: float) -> Found:
 def remove(home: int, wanted: Rules) -> Found:
     """Take every secret out of an open home that only root reaches; what it was. Raises Failure, OSError."""
     found = Found()
+
+    def too_deep(_directory: Directory, fd: int, name: bytes) -> None:
+        subvolumes.remove(fd, name)
+        found.deep += 1
+
     for path in list(_at_known_places(home, wanted)):
         above, _, name = path.rpartition(b"/")
         with suppress(FileNotFoundError), files.opened(files.open_beneath(home, above or b".")) as holder:
             subvolumes.remove(holder, name)
         found.secrets.add(TOP, path)
-    for directory, fd, name in _by_name(home, wanted, None):
+    for directory, fd, name in _by_name(home, wanted, None, too_deep):
         subvolumes.remove(fd, name)
         found.secrets.add(directory, name)
     return found
+
+
+def deep_line(found: Found) -> str:
+    """What a person should hear of what was taken out as too deep; empty where nothing was."""
+    if not found.deep:
+        return ""
+    return f"left out unseen: {counted(found.deep, 'tree')} of directories, deeper than {DEEPEST:,} levels"
 
 
 TOP = Directory(b"", None, 0, 0, True)  # for a path that is said from the home on
@@ -188,9 +215,9 @@ def _named(directory: int, name: str) -> Iterator[bytes]:
         yield os.fsencode(name)
 
 
-def _by_name(home: int, wanted: Rules, until: float | None) -> Iterator[tuple[Directory, int, bytes]]:
+def _by_name(home: int, wanted: Rules, until: float | None, too_deep: Deeper) -> Iterator[tuple[Directory, int, bytes]]:
     """Files anywhere whose name, or content, says it: the directory, open, and the name. Raises TimeoutError."""
-    for event in descend(home, gone=_ignored, mounted=_ignored):
+    for event in descend(home, gone=_ignored, mounted=_ignored, deeper=too_deep):
         if until is not None and time.monotonic() > until:
             raise TimeoutError
         if isinstance(event, Entered):

@@ -87,13 +87,13 @@ def _hidden(above: int) -> Iterator[tuple[int, bytes]]:
         os.mkdir(name, _ROOT_ONLY, dir_fd=above)
         with files.opened(files.enter(above, name)) as fd:
             # In this moment another command may take it for what a kill left.
-            if locks.free(fd) and _is(above, name, fd):
+            if locks.free(fd) and is_at(above, name, fd):
                 yield fd, name
                 return
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
-def _is(above: int, name: bytes, fd: int) -> bool:
+def is_at(above: int, name: bytes, fd: int) -> bool:
     """Whether what an open directory has under a name is what `fd` has open."""
     with suppress(FileNotFoundError):
         found, here = os.stat(name, dir_fd=above, follow_symlinks=False), os.fstat(fd)
@@ -132,7 +132,7 @@ def sweep(above: int) -> int:
             continue
         try:
             with files.opened(files.enter(above, name)) as fd:
-                if locks.free(fd) and _is(above, name, fd):
+                if locks.free(fd) and is_at(above, name, fd):
                     subvolumes.remove(above, name)
         except (FileNotFoundError, NotADirectoryError, Unsafe):
             continue

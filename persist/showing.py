@@ -12,10 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from persist import about as about_
-from persist import ground, kept, place, recopied, secrets, shelves, shelving
+from persist import ground, kept, parts, place, recopied, secrets, shelves, shelving
 from persist.about import About
 from persist.descent import Left, Met, descend
 from persist.kept import HOME, Kept
+from persist.parts import Parts
 from persist.recopied import Copy
 from persist.secrets import Found
 from persist.shelves import RECALLED
@@ -55,7 +56,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """A copy that was made: its name, of what, where it is mounted; `left`: see nested.fill."""
+    """A copy that was made: its name, of what, where it is mounted; `left`: see nested.fill; `parts`: see Parts."""
 
     name: str
     of: Kept
@@ -63,6 +64,7 @@ class Recalled:
     mapped: Mapped
     found: Found
     left: int
+    parts: Parts
 
 
 def recall(town: Spec, wanted: str, wish: Wish) -> Recalled:
@@ -81,19 +83,20 @@ def recall(town: Spec, wanted: str, wish: Wish) -> Recalled:
         home = stack.enter_context(kept.opened(town, top, chosen, agents))
         owner, name = os.fstat(home.fd), recopied.name(chosen)
         with shelving.entry(above, name) as entry, make(entry, chosen, home) as copy:
-            found = _secrets(town, chosen, copy.home, wish)
+            beside = parts.made(entry, chosen, home, copy.home, stack, whole=wish.secrets)
+            found = _secrets(town, chosen, (entry, copy.home), beside, wish)
             _close(copy.home, owner, wish)
-            about_.write(entry, _note(chosen, copy, wish))
+            about_.write(entry, _note(chosen, copy, beside, wish))
         try:
             source = stack.enter_context(_opened(above, name, copy.inside))
             own = _own(town, name, copy, source, wish) if wish.to is None else nullcontext((target, wish.to))
             fd, path = stack.enter_context(own)
             assert fd is not None, "it was made"
-            mapped = _mount(source, fd, owner, wish)
+            mapped = _mount(town, source, fd, owner, beside, wish)
         except BaseException:
             subvolumes.remove(above, name)
             raise
-        return Recalled(shown(name), chosen, path, mapped, found, copy.left)
+        return Recalled(shown(name), chosen, path, mapped, found, copy.left + beside.left, beside)
 
 
 @contextmanager
@@ -102,11 +105,12 @@ def _opened(above: int, name: str, inside: str) -> Iterator[int]:
         yield fd
 
 
-def _note(chosen: Kept, copy: Copy, wish: Wish) -> About:
+def _note(chosen: Kept, copy: Copy, beside: Parts, wish: Wish) -> About:
     return About(
         time=datetime.fromtimestamp(time.time(), UTC),
         message=chosen.message,
         boot=bootid.text(),
+        paths=beside.own,
         inside=copy.inside,
         of=chosen.name,
         place=str(wish.to or ""),
@@ -120,9 +124,14 @@ def _close(home: int, owner: os.stat_result, wish: Wish) -> None:
     os.fchmod(home, 0o700)
 
 
-def _secrets(town: Spec, chosen: Kept, home: int, wish: Wish) -> Found:
+def _secrets(town: Spec, chosen: Kept, copy: tuple[int, int], beside: Parts, wish: Wish) -> Found:
+    """What of a copy, its entry and its home open, is a secret, or was."""
+    (entry, home), until = copy, time.monotonic() + _LOOK
     rules = secrets.rules(next((agent for agent in town.agents if agent.name == chosen.whose), None))
-    return secrets.find(home, rules, seconds=_LOOK) if wish.secrets else secrets.remove(home, rules)
+    found = secrets.find(home, rules, seconds=_LOOK) if wish.secrets else secrets.remove(home, rules)
+    left = max(0.0, until - time.monotonic())
+    found.join(parts.secrets(entry, beside, rules, remove=not wish.secrets, seconds=left), PurePosixPath())
+    return found
 
 
 @contextmanager
@@ -139,20 +148,21 @@ def _own(town: Spec, name: str, copy: Copy, source: int, wish: Wish) -> Iterator
         yield fd, RUN / name
 
 
-def _mount(home: int, target: int, owner: os.stat_result, wish: Wish) -> Mapped:
+def _mount(town: Spec, home: int, target: int, owner: os.stat_result, beside: Parts, wish: Wish) -> Mapped:
     """Mount the copy; the agent's files appear to be the user's, without a change on the disk where that can be."""
     user = wish.user
     if user is None or (user.uid, user.gid) == (owner.st_uid, owner.st_gid):
-        mounts.bind(home, target, attributes=wish.attributes)
+        parts.place(town, home, target, beside, attributes=wish.attributes)
         return ""
     try:
         with idmap.namespace(_ids(owner.st_uid, user.uid), _ids(owner.st_gid, user.gid)) as userns:
-            mounts.bind(home, target, attributes=wish.attributes, userns=userns)
+            parts.place(town, home, target, beside, attributes=wish.attributes, userns=userns)
     except OSError as error:
         if error.errno not in _UNMAPPED:
             raise
-        give(home, (owner.st_uid, owner.st_gid), (user.uid, user.gid))
-        mounts.bind(home, target, attributes=wish.attributes)
+        for fd in (home, *(part.fd for part in beside.there if part.own)):
+            give(fd, (owner.st_uid, owner.st_gid), (user.uid, user.gid))
+        parts.place(town, home, target, beside, attributes=wish.attributes)
         return "owners"
     return "mount"
 
@@ -164,7 +174,8 @@ def _ids(disk: int, seen: int) -> dict[int, int]:
 
 def give(home: int, owner: tuple[int, int], to: tuple[int, int]) -> None:
     """Give a uid and gid what the owner of a copy has in it; nobody but root reaches it. Raises Failure, OSError."""
-    for event in descend(home, gone=lambda _path: None, mounted=lambda _path: None):
+    # What lies too deep keeps its owner: it is no reason to refuse all the rest.
+    for event in descend(home, gone=_unseen, mounted=_unseen, deeper=_unseen):
         if isinstance(event, (Met, Left)):
             there = os.fstat(event.fd)
             uid = to[0] if there.st_uid == owner[0] else -1
@@ -173,3 +184,7 @@ def give(home: int, owner: tuple[int, int], to: tuple[int, int]) -> None:
                 kernel.chown_open(event.fd, *(number & 0xFFFFFFFF for number in (uid, gid)))
                 if stat.S_ISREG(there.st_mode) and there.st_mode & 0o6000:
                     os.chmod(f"/proc/self/fd/{event.fd}", stat.S_IMODE(there.st_mode) & 0o777)
+
+
+def _unseen(*_where: object) -> None:
+    """Nothing is done about it."""

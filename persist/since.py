@@ -6,9 +6,10 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from persist import kept, lineage, shelves
+from persist import kept, shelves, transactions
 from persist.kept import Kept
 from persist.shelves import Shelves
+from persist.transactions import Pair
 from persist.walk import Entry
 from town import btrfs, files, grammar, subvolumes
 from town.failure import Failure, WrongUsage
@@ -17,18 +18,21 @@ from town.terminal import shown
 
 _SPAN = re.compile(r"[0-9][0-9a-z ]*[a-z]")
 _SECOND = 10**9  # ns; the times of subvolumes are whole seconds
+_STEP = 10**7  # ns: the kernel's clock for files goes in steps of one to ten milliseconds
 
 
 class Since(NamedTuple):
     """What was written in transaction `transid` or before is old, and so is what changed before `time` (ns).
 
-    `exact`: the transaction says it all; the time is for where nothing can be asked for transactions.
+    `exact`: the transaction says it all; the time is for where nothing can be asked for transactions. `pairs`: what
+    else is known of transactions that had ended at a time.
     """
 
     transid: int = 0  # 0: not known, or no matter
     time: int = 0
     exact: bool = False
     words: str = ""  # for people; empty: all of it
+    pairs: tuple[Pair, ...] = ()
 
     def new(self, entry: Entry, *, searched: bool) -> bool:
         """Whether something that was found counts; `searched`: by transactions."""
@@ -36,6 +40,17 @@ class Since(NamedTuple):
 
 
 ALL = Since()
+
+
+def nearer(bound: Since, home: int) -> Since:
+    """The same with the latest transaction before its time, as far as an open home and notes tell. After a commit."""
+    if bound.exact or not bound.time:
+        return bound
+    pairs = [*bound.pairs, *transactions.noted(home)]
+    known = transactions.before(pairs, bound.time)
+    with suppress(Failure, OSError):
+        pairs += transactions.born(home, bound.time, newest=btrfs.info(home).generation, known=known)
+    return bound._replace(transid=transactions.before(pairs, bound.time))
 
 
 def read(town: Spec, agent: Agent, text: str, now: datetime) -> Since:
@@ -49,14 +64,23 @@ def read(town: Spec, agent: Agent, text: str, now: datetime) -> Since:
         named = [one for one in every if one.name == full]
         moment = None if named or "@" in text else parsed(text, now)
         if moment is not None:
-            return _of_time(town, agent, there, every, moment)
+            return _of_time(there, (town, every), _past(moment, now))
         if "@" not in text and not any(one.name.startswith(full) for one in every):
             raise WrongUsage(
                 f"--since {shown(text)} is neither a time nor a kept home of {agent.name}",
                 hint=f"write 2026-11-21T10:15, 2h, or a name that persist homes {agent.name} shows",
             )
         home = named[0] if named else kept.chosen(every, full)
-        return _of_home(town, there, home)
+        return _of_home(there, (town, every), home)
+
+
+def _past(moment: datetime, now: datetime) -> datetime:
+    if moment > now:
+        raise WrongUsage(
+            f"--since {_told(moment)} is still to come: it is {_told(now)}",
+            hint="a time without a zone is UTC; a span is one before now: 2h",
+        )
+    return moment
 
 
 def parsed(text: str, now: datetime) -> datetime | None:
@@ -70,19 +94,27 @@ def parsed(text: str, now: datetime) -> datetime | None:
     return None
 
 
-def _of_home(town: Spec, there: Shelves, home: Kept) -> Since:
+_Every = tuple[Spec, Sequence[Kept]]
+
+
+def _of_home(there: Shelves, every: _Every, home: Kept) -> Since:
     words = f"since {home.name}" + (f" ({_told(home.time)})" if home.time is not None else "")
-    time = 0 if home.time is None else int(home.time.timestamp()) * _SECOND
-    with kept.opened(town, there.top, home, there.agents) as found:
+    with kept.opened(every[0], there.top, home, there.agents) as found:
         transid = _last(home, found.fd, there)
-    if not transid and not time:
+    if transid:
+        time = 0 if home.time is None else int(home.time.timestamp()) * _SECOND
+        return Since(transid, time, exact=True, words=words)
+    if home.time is None:
         raise WrongUsage(f"nobody knows when {home.name} was kept", hint="give a time: --since 2026-11-21T10:15")
-    return Since(transid, time, exact=transid > 0, words=words)
+    return _of_time(there, every, home.time)._replace(words=words)
 
 
 def _last(home: Kept, fd: int, there: Shelves) -> int:
-    """The last transaction that a kept home is of; 0 where it lies in no subvolume that is as old as itself."""
-    if not btrfs.is_btrfs(fd) or (there.top is None and not home.subvolume):
+    """The last transaction that a kept home is of; 0 where it lies in no subvolume that is as old as itself.
+
+    What was imported is as old as what it was made from, and its transactions are those of the import.
+    """
+    if home.kind == "imported" or not btrfs.is_btrfs(fd) or (there.top is None and not home.subvolume):
         return 0
     with files.opened(subvolumes.root_of(fd)) as root:
         found = btrfs.info(root)
@@ -90,36 +122,21 @@ def _last(home: Kept, fd: int, there: Shelves) -> int:
     return found.changed if home.kind == "aside" else found.origin_generation
 
 
-def _of_time(town: Spec, agent: Agent, there: Shelves, every: Sequence[Kept], moment: datetime) -> Since:
-    time = int(moment.timestamp() * _SECOND)
-    return Since(before(_pairs(town, agent, there, every), time), time, words=f"since {_told(moment)}")
+def _of_time(there: Shelves, every: _Every, moment: datetime) -> Since:
+    time = int(moment.timestamp() * _SECOND) - _STEP
+    return Since(0, time, words=f"since {_told(moment)}", pairs=_pairs(there, *every))
 
 
-def before(pairs: Sequence[tuple[int, int]], time: int) -> int:
-    """The latest transaction that is known to have ended before a time; 0 where none is.
-
-    In the order of transactions, which only ever rise: a clock that ran behind once is no proof of anything after it.
-    """
-    last = 0
-    for transid, at in sorted(pairs):
-        if at > time - _SECOND:
-            break
-        last = transid
-    return last
-
-
-def _pairs(town: Spec, agent: Agent, there: Shelves, every: Sequence[Kept]) -> list[tuple[int, int]]:
-    """Transactions that had ended at known times: kept homes were made in one, a sync notes one."""
-    found = [
-        (one.transid, one.time) for candidates in lineage.known(town, agent).values() for one in candidates if one.time
-    ]
+def _pairs(there: Shelves, town: Spec, every: Sequence[Kept]) -> tuple[Pair, ...]:
+    """Transactions that had ended at known times: kept homes were made in one."""
+    found: list[Pair] = []
     for home in every:
         with suppress(Failure, OSError), kept.opened(town, there.top, home, there.agents) as opened:
             found += _made(opened.fd)
-    return found
+    return tuple(found)
 
 
-def _made(fd: int) -> Iterator[tuple[int, int]]:
+def _made(fd: int) -> Iterator[Pair]:
     """When the subvolume that a home lies in was made. What was written later in that very transaction is not lost."""
     if btrfs.is_btrfs(fd):
         with files.opened(subvolumes.root_of(fd)) as root:

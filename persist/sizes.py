@@ -67,8 +67,13 @@ def _plain(top: int, until: float) -> Freed:
     """Of a plain directory: what its files take. On btrfs they may share that with others."""
     total, whole = 0, True
     links: dict[tuple[int, int], int] = {}  # names that are missing, of files with several
+
+    def too_deep(*_where: object) -> None:
+        nonlocal whole
+        whole = False
+
     try:
-        for event in descend(top, gone=_ignore, mounted=_ignore):
+        for event in descend(top, gone=_ignore, mounted=_ignore, deeper=too_deep):
             if time.monotonic() > until:
                 whole = False
                 break

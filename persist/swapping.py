@@ -9,10 +9,24 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
-from persist import ballast, copied, device, entering, ground, proof, release, restore, running, stopping, underway
+from persist import (
+    ballast,
+    copied,
+    device,
+    entering,
+    ground,
+    kept,
+    proof,
+    release,
+    restore,
+    running,
+    shelving,
+    stopping,
+    underway,
+)
 from persist.ground import Ground
 from persist.restore import wishes
 from persist.running import Process
@@ -87,11 +101,36 @@ def identity(at: Scene) -> str:
 
 
 def begun(at: Scene, verb: str) -> Underway | None:
-    """What an earlier run of the same command began. Raises Begun where it was another one."""
+    """What an earlier run of the same command began, or one that can never end. Raises Begun where it was another."""
     found = underway.read(at.agent)
-    if found is not None and found.verb != verb:
+    if found is not None and found.verb != verb and not is_hopeless(at, found):
         raise Begun(f"persist {shown(found.verb)} was interrupted", hint=f"first let it end: persist {found.verb}")
     return found
+
+
+def is_hopeless(at: Scene, before: Underway) -> bool:
+    """Whether the homes did not change places, and the one that was to come is gone: nothing is left to be ended."""
+    if not before.source or before.home != identity(at):
+        return False
+    return before.source not in (home.name for home in kept.every(at.town, at.top, at.here.agents))
+
+
+def uncover(at: Scene, verb: str, *, stop: bool) -> None:
+    """What the agent mounted on its home itself goes, where the agent may be stopped: no look into the home would end.
+
+    Raises stopping.Within, release.StillMounted, OSError.
+    """
+    if stop:
+        stopping.refuse(at.agent, f"persist {verb}", stop=True)
+        release.uncover(at.town, at.agent, at.here)
+
+
+def unkeep(at: Scene, before: Underway) -> None:
+    """Where the homes did not change places, nothing stays of what a replacement kept of the present one."""
+    with suppress(OSError, Failure):
+        if at.top is not None and before.home and identity(at) == before.home:
+            with shelving.agent(at.town, at.top, at.agent.name) as above:
+                shelving.remove(above, os.fsencode(before.place), kept.path_of(at.town, at.agent.name))
 
 
 def refuse(at: Scene, verb: str, *, stop: bool) -> None:
@@ -102,6 +141,21 @@ def refuse(at: Scene, verb: str, *, stop: bool) -> None:
             f"somebody else has {shown(str(at.town.home(at.agent)))} in use: {running.named(others)}",
             hint=f"leave that directory, or end them: kill {' '.join(str(other.pid) for other in others[:8])}",
         )
+
+
+def ends(at: Scene, stood: Stood) -> list[str]:
+    """What `uncover` and `still` would do, a line for each thing."""
+    cover = release.covered(at.town, at.agent)
+    return [
+        *(f"end       {process}" for process in running.of(at.agent.uid)),
+        *([f"close     the account of {at.agent.name}"] if stood.opened else []),
+        *([] if cover is None else [f"unmount   {shown(cover.target)}, which {at.agent.name} mounted itself"]),
+    ]
+
+
+def lives(at: Scene, *, stop: bool) -> bool:
+    """Whether there is a home that would go. Raises what `entering` raises."""
+    return (stop and release.covered(at.town, at.agent) is not None) or bool(identity(at))
 
 
 def still(at: Scene, stood: Stood, verb: str, *, stop: bool) -> list[Process]:

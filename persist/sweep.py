@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from persist import broom, ground, ipc, running, swept
+from persist import account, broom, ground, ipc, running, swept
 from persist.broom import Broom, Budget, Identity, Left, OutOfTime, Taken
 from persist.owners import Owners
 from persist.progress import Progress
@@ -22,7 +22,7 @@ from town import cli, files, machine, spec, strays, trust
 from town.failure import DONE, FAILED, Failure, status_of, worst
 from town.spec import Agent, KeepHomes, Spec
 from town.strays import Place
-from town.terminal import counted, shown, size
+from town.terminal import counted, say, shown, size
 
 _IPC = Place(ipc.LISTS, "ipc")
 
@@ -59,6 +59,8 @@ def command(arguments: argparse.Namespace) -> int:
     agents = town.chosen(arguments.agents)
     ground.require_root("sweep", "it takes away files of other users")
     trust.refuse(town)
+    if arguments.missing:
+        agents = tuple(_missing(agents))
     statuses, sound = [DONE], list[Agent]()
     for agent in agents:
         try:
@@ -73,8 +75,21 @@ def command(arguments: argparse.Namespace) -> int:
     return worst([*statuses, *(_told(one) for one in found)])
 
 
+def _missing(agents: Sequence[Agent]) -> Iterator[Agent]:
+    """Whose leavings of before this boot may still be there. Who may log in already is at work with what would go."""
+    opened = account.names()
+    for agent in agents:
+        why = swept.missing(agent)
+        if why and agent.name in opened:
+            cli.warn("persist", f"{agent.name} is open, so it is left alone: {why}", f"persist sweep {agent.name}")
+        elif why:
+            yield agent
+
+
 def sweep(town: Spec, agents: Sequence[Agent], *, dry_run: bool = False) -> list[Found]:
     """Take away what these agents left, and record it; one report each. Raises swept.Busy, Unsafe, OSError."""
+    if not agents:
+        return []
     if dry_run:
         return _Sweep(town, agents, dry=True).run()
     with swept.alone() as directory:
@@ -237,6 +252,13 @@ def _merged(before: Any, one: Found) -> dict[str, Any]:
         seen = {place["place"] for place in table["places"]}
         table["places"] += [place for place in before.get("places", []) if place["place"] not in seen]
     return table
+
+
+def tell(found: Found) -> None:
+    """What was taken of an agent's, for a person, and what is still there."""
+    for place, taken in found.taken.items():
+        say(f"{found.agent.name}: {_line(found, place, taken, dry_run=False)}")
+    _told(found)
 
 
 def _put_text(found: Sequence[Found], *, dry_run: bool) -> None:

@@ -33,15 +33,16 @@ class SnapshotFailed(Failure):
     """The filesystem refused a step. Nothing was kept, and nothing else was changed."""
 
 
-def take(town: Spec, agent: Agent, top: int, *, name: str | None, message: str, now: datetime) -> Kept:
+def take(town: Spec, agent: Agent, top: int, *, name: str | None, message: str, now: datetime, of: str = "") -> Kept:
     """Keep the agent as it is, as AGENT@NAME. `top`: the open top level; the caller holds `alone(town, agent)`.
 
-    Without a name it is the time. Raises NoHome, NameTaken, BadName, SnapshotFailed, batch.KeepsChanging, and what
-    `ground` and `entering` raise; then nothing is kept.
+    `of`: the kept home that is about to take its place, if one is. Without a name it is the time. Raises NoHome,
+    NameTaken, BadName, SnapshotFailed, batch.KeepsChanging, and what `ground` and `entering` raise; then nothing is
+    kept.
     """
     if name is not None:
         kept.refuse_name(name)
-    about = About(time=now.astimezone(UTC), message=message, boot=bootid.text())
+    about = About(time=now.astimezone(UTC), message=message, boot=bootid.text(), of=of)
     try:
         with ExitStack() as stack:
             here = stack.enter_context(ground.opened(town))

@@ -2,7 +2,7 @@
 run, when the first was killed, knows which home was to go and what is to be started again. It goes with the boot, which
 ends what was begun; and it can be written while the disk is full.
 
-    {"version": 1, "boot": "…", "verb": "reset", "number": 312, "uuid": "…", "place": "20261122T…", "stood": {…}}
+    {"version": 1, "boot": "…", "verb": "reset ada", "home": "…", "place": "20261122T…", "source": "", "stood": {…}}
 """
 
 import json
@@ -28,13 +28,15 @@ class Underway:
     """A reset ("reset") or a replacement ("recall AGENT@NAME --replace") that was begun.
 
     `home`: the UUID of the home that is to go, in hex (of a plain directory: its inode and generation); `place`: where
-    it goes, a name in @agents-old or of the agent's in @agents-snapshots.
+    it goes, a name in @agents-old or of the agent's in @agents-snapshots; `source`: which kept home, AGENT@NAME, is to
+    take its place, empty for a reset.
     """
 
     verb: str
     home: str
     place: str
     stood: Stood
+    source: str = ""
 
 
 def read(agent: Agent) -> Underway | None:
@@ -49,7 +51,7 @@ def read(agent: Agent) -> Underway | None:
 def _parsed(tree: Any) -> Underway:
     said = tree["stood"]
     stood = Stood(bool(said["target"]), tuple(map(str, said["units"])), bool(said["opened"]), bool(said["installed"]))
-    return Underway(str(tree["verb"]), str(tree["home"]), str(tree["place"]), stood)
+    return Underway(str(tree["verb"]), str(tree["home"]), str(tree["place"]), stood, str(tree.get("source", "")))
 
 
 def write(agent: Agent, what: Underway) -> None:

@@ -150,7 +150,7 @@ class _Walker:
     def _passed(self, fd: int) -> bool:
         """Whether this directory was gone into before: somebody moves it about, and would have it counted for ever."""
         found = os.fstat(fd)
-        before = (found.st_dev, found.st_ino) in self.entered
+        before = (found.st_dev, found.st_ino) in self.entered and not btrfs.is_placeholder(fd)
         self.entered.add((found.st_dev, found.st_ino))
         return before
 

@@ -3,7 +3,6 @@
 Names are matched as bytes, as a home holds them. Nothing here opens a file, and git is never run.
 """
 
-import re
 from typing import Literal
 
 Worth = Literal["git work tree", "database", "session", "notes"]
@@ -33,23 +32,8 @@ REMADE = frozenset(
 # Directories that people read one level further: their children get a line each.
 OPENED = frozenset({b".config", b".local", b".local/share", b".local/state", b".local/lib"})
 
-# What `identity install` writes into each fresh home, file by file: it is back after the boot without being declared.
-# A directory of such a name, or anything else that lies beside these files, is a loss like all others.
-REGENERATED = (
-    b".config/nuketown/identity.toml", b".config/nuketown/environment.sh", b".config/git/config",
-    b".config/git/allowed_signers", b".config/git/revoked.krl", b".config/environment.d/50-nuketown.conf",
-    b".config/systemd/user/service.d/50-nuketown.conf", b".ssh/id_ed25519",
-    b".ssh/id_ed25519.pub", b".claude/CLAUDE.md", b".claude/AGENTS.md", b".codex/AGENTS.md", b".gemini/GEMINI.md",
-    b"AGENTS.md", b".config/opencode/AGENTS.md",
-    # gpg's own files around the signing subkey
-    b".gnupg/pubring.kbx", b".gnupg/pubring.kbx~", b".gnupg/trustdb.gpg", b".gnupg/private-keys-v1.d/*.key",
-)  # fmt: skip
-_REGENERATED = re.compile(b"|".join(re.escape(path).replace(rb"\*", rb"[0-9A-F]{40}") for path in REGENERATED))
-
-
-def regenerated(path: bytes) -> bool:
-    """Whether a file of that path in a home is one that `identity install` writes again."""
-    return _REGENERATED.fullmatch(path) is not None
+# What nobody but `identity install` writes, into each fresh home. What else it brings, its record says.
+REGENERATED = frozenset({b".config/nuketown/identity.toml", b".config/nuketown/environment.sh"})
 
 
 def marked(name: bytes) -> Worth | None:
@@ -58,6 +42,11 @@ def marked(name: bytes) -> Worth | None:
         return kind
     _, dot, suffix = name.rpartition(b".")
     return _SUFFIX.get(b"." + suffix) if dot else None
+
+
+def marked_file(name: bytes) -> Worth | None:
+    """What a file of that name is, where it is worth keeping by itself."""
+    return None if name in _EXACT else marked(name)
 
 
 def better(one: Worth | None, other: Worth | None) -> Worth | None:

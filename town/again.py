@@ -1,5 +1,6 @@
 """The command line that is running, for hints: the same one as root, and its --spec in commands that come next."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,9 @@ _VERBS = {
     "identity": "gen install check secret host show rotate revoke import recipients publish",
 }
 _NO_OUT = ("host",)  # of identity: the verbs without --out
+# Words of a shell that call `identity` with a spec and --out of their own, for a verb to follow: whoever calls it with a
+# spec that goes away says so in the environment. Words of hints alone: what runs does not depend on it.
+_CALLED = "NUKETOWN_IDENTITY"
 # What a shell_word quotes is a name, whatever it spells. An apostrophe after a letter begins no quotation.
 _QUOTED = r"(?<!\w)\$'(?:[^'\\]|\\.)*'|(?<!\w)'(?:[^']|'\"'\"')*'"
 _COMMAND = "|".join(rf"{prog} (?:{words.replace(' ', '|')})\b" for prog, words in _VERBS.items())
@@ -61,6 +65,8 @@ def as_root(prog: str, verb: str) -> str:
     now = _NOW.get()
     if now is None:
         return f"sudo {prog} {verb}"
+    if prog == "identity" and (called := os.environ.get(_CALLED)):
+        return " ".join(["sudo", called, *map(shell_word, _without_out(now))])
     typed = any(word.partition("=")[0] == "--spec" for word in now.words)
     spec = [] if now.spec is None or typed else ["--spec", str(now.spec)]
     return " ".join(map(shell_word, ["sudo", *_program(prog), *spec, *now.words]))
@@ -74,11 +80,22 @@ def with_spec(hint: str) -> str:
     spec = "" if now.spec is None else f" --spec {shell_word(str(now.spec))}"
     out = "" if now.out is None else f" --out {shell_word(now.out)}"
 
-    def options(command: str) -> str:
+    def said(command: str) -> str:
         prog, verb = command.split(" ")
-        return spec + out if prog == "identity" and verb not in _NO_OUT else spec
+        if called := os.environ.get(_CALLED):  # that spec is no other command's
+            return f"{called} {verb}" if prog == "identity" else command
+        return command + (spec + out if prog == "identity" and verb not in _NO_OUT else spec)
 
-    return re.sub(_FIND, lambda found: found[0] + (options(found[0]) if found["command"] else ""), hint)
+    return re.sub(_FIND, lambda found: said(found[0]) if found["command"] else found[0], hint)
+
+
+def _without_out(now: Typed) -> Iterator[str]:
+    words = iter(now.words)
+    for word in words:
+        if word == "--out" and now.out is not None:
+            next(words, None)
+        else:
+            yield word
 
 
 def _program(prog: str) -> list[str]:

@@ -89,6 +89,11 @@ def is_subvolume(fd: int) -> bool:
     return os.fstat(fd).st_ino == FIRST_INODE and is_btrfs(fd)
 
 
+def is_placeholder(fd: int) -> bool:
+    """Whether it is the empty directory that a snapshot shows where a subvolume was: all of them are one inode."""
+    return os.fstat(fd).st_ino == EMPTY_INODE and is_btrfs(fd)
+
+
 def number(fd: int) -> int:
     """The id of the subvolume that `fd` lies in."""
     with _named("the subvolume"):

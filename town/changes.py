@@ -21,7 +21,7 @@ _LAST_OBJECT = (1 << 64) - 256  # BTRFS_LAST_FREE_OBJECTID
 _ALL = (1 << 64) - 1
 _HEADER = struct.Struct("=QQQII")  # transid of the leaf, objectid, offset, type, length
 _HEADER_AND_STARTS = struct.Struct("=QQ")
-_TIME, _CTIME, _MTIME = struct.Struct("=QI"), 124, 136  # seconds, nanoseconds; where they stand in the inode item
+_TIME, _CTIME, _MTIME, _OTIME = struct.Struct("=QI"), 124, 136, 148  # seconds, ns; where they stand in the inode item
 _NLINK_MODE = struct.Struct("=IIII")  # nlink, uid, gid, mode; 40 bytes into the inode item
 _ARGUMENTS = struct.Struct("=7Q4I4QQ")  # a key of 104 bytes, the size of the buffer behind it
 _COUNT = struct.Struct("=I")
@@ -43,10 +43,11 @@ class Changed(NamedTuple):
     changed: int = 0  # ctime, ns since the epoch
 
 
-def since(fd: int, transid: int) -> Iterator[Changed]:
+def since(fd: int, transid: int, *, changed: int = 0) -> Iterator[Changed]:
     """Inodes of the subvolume that `fd` lies in that were written after transaction `transid`, by number.
 
-    What has no name any more (deleted while open) is left out. Raises OSError.
+    What has no name any more (deleted while open) is left out, and so is what changed last before `changed` (ctime,
+    ns since the epoch). Raises OSError.
     """
     found: tuple[int, int, int, int, int, int] | None = None
     names: list[Ref] = []
@@ -59,7 +60,8 @@ def since(fd: int, transid: int) -> Iterator[Changed]:
             found = None
             if written > transid and nlink:
                 size, (seconds, fraction) = _U64.unpack_from(buffer, at + 16)[0], _TIME.unpack_from(buffer, at + _CTIME)
-                found = (objectid, generation, mode, nlink, size, seconds * 10**9 + fraction)
+                if (at_last := seconds * 10**9 + fraction) >= changed:
+                    found = (objectid, generation, mode, nlink, size, at_last)
             names = []
         elif found is not None and objectid == found[0]:
             if kind == _INODE_REF:
@@ -111,6 +113,18 @@ def times(fd: int, transid: int) -> Iterator[int]:
             yield int(seconds * 10**9 + fraction)
 
 
+def births(fd: int, transid: int, upto: int = _ALL) -> Iterator[tuple[int, int]]:
+    """In which transaction, and when (ns since the epoch), inodes were made that leaves of after `transid` hold.
+
+    Of leaves up to the transaction `upto`.
+
+    A transaction in which an inode was made ran at that very time, which no program can set. Raises OSError.
+    """
+    for _, _, _, buffer, at, _ in _items(fd, transid + 1, upto, last=_INODE_ITEM):
+        seconds, fraction = _TIME.unpack_from(buffer, at + _OTIME)
+        yield _U64.unpack_from(buffer, at)[0], seconds * 10**9 + fraction
+
+
 def _changed(found: tuple[int, int, int, int, int, int], names: list[Ref]) -> Changed:
     return Changed(*found[:4], tuple(names) if len(names) == found[3] else (), *found[4:])
 
@@ -131,16 +145,18 @@ def _far_names(buffer: bytes | bytearray, at: int, length: int) -> Iterator[Ref]
         at += 18 + size
 
 
-def _items(fd: int, least: int) -> Iterator[tuple[int, int, int, bytearray, int, int]]:
-    """Inodes and their names, in order, of leaves written in transaction `least` or later.
+def _items(
+    fd: int, least: int, most: int = _ALL, *, last: int = _INODE_EXTREF
+) -> Iterator[tuple[int, int, int, bytearray, int, int]]:
+    """Inodes and their names, in order, of leaves written in the transactions `least` to `most`.
 
-    Each is a key, a buffer, where in it, a length.
+    Each is a key, a buffer, where in it, a length. `last`: of that type at most.
     """
     objectid, kind, offset = FIRST_INODE, 0, 0
     buffer = bytearray(_ARGUMENTS.size + _BUFFER)
     while True:
         # btrfs_ioctl_search_args_v2. The key is one range over (objectid, type, offset): types cannot be left out.
-        _ARGUMENTS.pack_into(buffer, 0, 0, objectid, _LAST_OBJECT, offset, _ALL, least, _ALL, kind, 255, _MOST, 0,
+        _ARGUMENTS.pack_into(buffer, 0, 0, objectid, _LAST_OBJECT, offset, _ALL, least, most, kind, 255, _MOST, 0,
                              0, 0, 0, 0, _BUFFER)  # fmt: skip
         fcntl.ioctl(fd, _TREE_SEARCH_V2, buffer)
         count, at = _COUNT.unpack_from(buffer, 64)[0], _ARGUMENTS.size
@@ -149,7 +165,7 @@ def _items(fd: int, least: int) -> Iterator[tuple[int, int, int, bytearray, int,
         for _ in range(count):
             _, objectid, offset, kind, length = _HEADER.unpack_from(buffer, at)
             at += _HEADER.size
-            if kind <= _INODE_EXTREF:  # most are not: entries of directories, extents
+            if kind <= last:  # most are not: entries of directories, extents
                 yield objectid, kind, offset, buffer, at, length
             at += length
         objectid, kind, offset = _next(objectid, kind, offset)

@@ -172,6 +172,14 @@ def _destroy(above: int, hangs: Place) -> None:
         destroy(above, hangs.name)
 
 
+def owner(fd: int, number: int) -> int:
+    """The uid that the root directory of the subvolume `number` belongs to; 0 when it is gone. Raises OSError."""
+    with suppress(FileNotFoundError):
+        for _, item in btrfs.search(fd, number, (FIRST_INODE, _INODE_ITEM), items=1):
+            return int(struct.unpack_from("=I", item, 44)[0])  # struct btrfs_inode_item
+    return 0
+
+
 def being_freed(fd: int) -> frozenset[int]:
     """Ids of the deleted subvolumes that still hold their space: the kernel's cleaner frees it in the background."""
     return frozenset(key.offset for key, _ in btrfs.search(fd, ROOT_TREE, (_ORPHANS, _ORPHAN_ITEM)))

@@ -22,7 +22,7 @@ def copy(source: int, target: int, size: int) -> None:
         if error.errno not in _NOT_HERE:
             raise
     at = 0
-    while (at := _data(source, at, size)) < size:
+    while (at := data(source, at, size)) < size:
         end = min(size, _hole(source, at, size))
         _range(source, target, at, end)
         at = end
@@ -42,7 +42,7 @@ def keep_in_place(source: int, target: int) -> None:
 def same(one: int, other: int, size: int) -> bool:
     """Whether two open files of that size hold the same. Raises OSError."""
     at = 0
-    while (at := min(_data(one, at, size), _data(other, at, size))) < size:
+    while (at := min(data(one, at, size), data(other, at, size))) < size:
         count = min(_PIECE, size - at)
         piece = os.pread(one, count, at)
         if not piece or piece != os.pread(other, count, at):
@@ -66,7 +66,7 @@ def _range(source: int, target: int, at: int, end: int) -> None:
         at += done
 
 
-def _data(fd: int, at: int, size: int) -> int:
+def data(fd: int, at: int, size: int) -> int:
     """Where data goes on at or behind `at`; `size` where none does."""
     return _sought(fd, at, os.SEEK_DATA, size)
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from persist.bucket.content import Content
 from persist.descent import peek
 from persist.difference import things
 from persist.difference.nodes import Boundary, Child, Node
@@ -121,11 +120,6 @@ class Disk:
             files.opened(os.open(f"/proc/self/fd/{there}", _READ)) as fd,
         ):
             yield fd
-
-    def content(self, child: Child) -> Content | None:
-        """Nothing: only its bytes say what a file holds."""
-        del child
-        return None
 
 
 def _way(here: Node, there: Node) -> tuple[list[Node] | None, list[Node]]:

@@ -8,7 +8,7 @@ import os
 
 from town import btrfs
 
-_EXTENT_DATA = 108
+_EXTENT_DATA, _REGULAR = 108, 1
 _PIECE = 1 << 20
 Extents = dict[int, bytes]
 
@@ -25,8 +25,14 @@ def same(one: int, other: int, size: int) -> bool:
 
 
 def _extents(fd: int) -> Extents:
-    """Where the data of a file lies, by its offset in it: each item without its generation."""
-    return {key.offset: item[8:] for key, item in btrfs.search(fd, 0, (os.fstat(fd).st_ino, _EXTENT_DATA))}
+    """Where the data of a file lies, by its offset in it: each item without its generation; no holes."""
+    found = btrfs.search(fd, 0, (os.fstat(fd).st_ino, _EXTENT_DATA))
+    return {key.offset: item[8:] for key, item in found if not _is_hole(item)}
+
+
+def _is_hole(item: bytes) -> bool:
+    """A filesystem without the feature NO_HOLES says where there is no data, with a disk_bytenr of 0."""
+    return item[20] == _REGULAR and not any(item[21:29])
 
 
 def _apart(extents: Extents, others: Extents, size: int) -> list[tuple[int, int]]:

@@ -1,8 +1,13 @@
-"""Whether two files hold the same bytes: by where they lie, by the ids of their pieces, else by reading both."""
+"""Whether two files hold the same bytes: by where they lie, by the ids of their pieces, else by reading both.
 
+What is a hole is never read: a file of exbibytes may hold one byte.
+"""
+
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import cast
 
 from persist.adopt import content as bytes_
@@ -16,7 +21,11 @@ from persist.difference.stored import Stored
 from persist.sync import contents
 
 _PIECE = 1 << 20
+_BLOCK = 64 << 10
+_ZEROS = bytes(_BLOCK)
 Where = tuple[Node, Child]
+Stream = Iterator[tuple[int, bytes]]  # where in a file, and what; between them are holes
+Held = tuple[Content, contents.Extents | None]
 
 
 def same(one: Tree, other: Tree, places: tuple[Where, Where]) -> bool:
@@ -32,20 +41,21 @@ def same(one: Tree, other: Tree, places: tuple[Where, Where]) -> bool:
             return (extents.same if shared else bytes_.same)(first, second, here[1].thing.size)
     keys = _keys(one, other)
     if keys is not None:
-        held = _held(one, here, keys), _held(other, there, keys)
-        if None not in held:
-            return held[0] == held[1]
-    return _same_stream(_stream(one, here), _stream(other, there))
+        held, beside = _held(one, here, keys), _held(other, there, keys)
+        if held is not None and beside is not None and (held == beside or not _sparse(held, beside)):
+            return held == beside
+    sides = zip_longest(_blocks(_stream(one, here)), _blocks(_stream(other, there)))
+    return all(block == other_block for block, other_block in sides)
 
 
 def digest(tree: Tree, where: Where, other: Tree) -> object:
     """What is equal for files of both trees that hold the same. Raises OSError, StoreDamaged."""
     keys = _keys(tree, other)
-    if keys is not None and (held := _held(tree, where, keys)) is not None:
-        return held
+    if keys is not None and (held := _held(tree, where, keys)) is not None and not _sparse(held):
+        return held[0]
     found = hashlib.blake2b()
-    for piece in _stream(tree, where):
-        found.update(piece)
+    for at, block in _blocks(_stream(tree, where)):
+        found.update(at.to_bytes(8, "little") + block)
     return found.digest()
 
 
@@ -56,14 +66,25 @@ def _keys(one: Tree, other: Tree) -> AgentKeys | None:
     return keys[0] if keys and all(each.place == keys[0].place for each in keys) else None
 
 
-def _held(tree: Tree, where: Where, keys: AgentKeys) -> Content | None:
-    """The ids of what a file holds; None where it has holes, which others may have elsewhere."""
+def _held(tree: Tree, where: Where, keys: AgentKeys) -> Held | None:
+    """The ids of what a file holds, and where it does, if it has holes; None: in too many pieces to be said so."""
     if isinstance(tree, Stored):
-        return tree.content(where[1])
+        entry = where[1].entry
+        return None if entry is None or entry.content is None else (entry.content, entry.data)
     assert isinstance(tree, Disk)
-    with tree.opened(where[0], where[1].name) as fd:
-        content, _, holes = contents.stored(_Ids(keys), fd, os.fstat(fd))
-    return content if holes is None else None
+    try:
+        with tree.opened(where[0], where[1].name) as fd:
+            content, _, extents = contents.stored(_Ids(keys), fd, os.fstat(fd))
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        return None
+    return content, extents
+
+
+def _sparse(*held: Held) -> bool:
+    """Whether any has holes: the same bytes may have others elsewhere, and so other ids."""
+    return any(extents is not None for _, extents in held)
 
 
 class _Ids:
@@ -92,25 +113,31 @@ class _Ids:
         return self._keys.id(kind, piece)
 
 
-def _stream(tree: Tree, where: Where) -> Iterator[bytes]:
+def _stream(tree: Tree, where: Where) -> Stream:
     if isinstance(tree, Stored):
         yield from tree.pieces(where[1])
         return
     assert isinstance(tree, Disk)
     with tree.opened(where[0], where[1].name) as fd:
-        while piece := os.read(fd, _PIECE):
-            yield piece
+        size, at = os.fstat(fd).st_size, 0
+        while (at := bytes_.data(fd, at, size)) < size and (piece := os.pread(fd, min(_PIECE, size - at), at)):
+            yield at, piece
+            at += len(piece)
 
 
-def _same_stream(one: Iterator[bytes], other: Iterator[bytes]) -> bool:
-    """Whether two streams are the same, however each is cut."""
-    here = there = b""
-    while True:
-        here = here or next(one, b"")
-        there = there or next(other, b"")
-        if not here or not there:
-            return here == there
-        count = min(len(here), len(there))
-        if here[:count] != there[:count]:
-            return False
-        here, there = here[count:], there[count:]
+def _blocks(stream: Stream) -> Stream:
+    """All of a stream that is not zeros, in blocks that depend on nothing but what the file holds."""
+    at, block = 0, bytearray()
+    for offset, piece in stream:
+        done = 0
+        while done < len(piece):
+            start = (offset + done) % _BLOCK
+            if not block or offset + done - start != at:
+                if block and block != _ZEROS:
+                    yield at, bytes(block)
+                at, block = offset + done - start, bytearray(_BLOCK)
+            count = min(_BLOCK - start, len(piece) - done)
+            block[start : start + count] = piece[done : done + count]
+            done += count
+    if block and block != _ZEROS:
+        yield at, bytes(block)

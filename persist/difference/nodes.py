@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from persist.bucket.content import Content
 from persist.bucket.trees import Entry
 from persist.difference.things import Thing
 from persist.walk import DEEPEST
@@ -94,10 +93,6 @@ class Tree(Protocol):
         """A regular file, for reading; None where it lies in no filesystem."""
         ...
 
-    def content(self, child: Child) -> Content | None:
-        """What a file holds, by its pieces; None where only its bytes say so."""
-        ...
-
 
 class Nothing:
     """The side that has no such directory."""
@@ -120,7 +115,3 @@ class Nothing:
     def opened(self, node: Node, name: bytes) -> None:
         """Nothing."""
         del node, name
-
-    def content(self, child: Child) -> None:
-        """Nothing."""
-        del child

@@ -35,13 +35,17 @@ class NoHome(Failure):
 
 @dataclass(slots=True)
 class Side:
-    """One home. `home`: None of a state in the store; `apart`: declared paths whose data lies outside of it."""
+    """One home. `home`: None of a state in the store; `apart`: declared paths whose data lies outside of it.
+
+    `closed`: a copy, whose top a recall gave to a person.
+    """
 
     name: str
     agent: Agent | None  # None: the spec has none of that name
     home: Frozen | None = None
     apart: frozenset[PurePosixPath] = frozenset()
     held: Held | None = None
+    closed: bool = False
     part: Callable[[PurePosixPath], Frozen | None] = field(default=lambda _: None)
 
     @property
@@ -104,15 +108,15 @@ class _Opening:
         if whole:
             apart = frozenset(one.about.paths)
         else:
-            apart = (
-                frozenset(entry.path for entry in agent.persist if entry.bound) if agent is not None else frozenset()
-            )
+            declared_ = () if agent is None else agent.persist
+            apart = frozenset({entry.path for entry in declared_ if entry.bound} | set(one.about.paths))
 
         def part(path: PurePosixPath) -> Frozen | None:
             fd = home.persisted.get(path)
             return None if fd is None else self._frozen(fd, one.whose, whole=whole)
 
-        return Side(one.name, agent, self._frozen(home.fd, one.whose, whole=whole), apart, part=part)
+        there, closed = self._frozen(home.fd, one.whose, whole=whole), one.kind == "recalled"
+        return Side(one.name, agent, there, apart, closed=closed, part=part)
 
     def _frozen(self, fd: int, agent: str, *, whole: bool = False) -> Frozen:
         if whole:
@@ -172,7 +176,7 @@ class _Matching:
             trees = self._disk(one), self._disk(other)
             for tree in trees:
                 tree.leave = frozenset(self._leave)
-            yield Pair(*trees)
+            yield Pair(*trees, roots=not any(side.closed for side in self._sides))
 
     def apart(self) -> Iterator[Pair]:
         """Declared paths whose data lies outside of a home, or in the store."""

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 from persist.bucket import trees
 from persist.bucket.blobs import Reader
-from persist.bucket.content import Content
 from persist.bucket.keys import AgentKeys
 from persist.bucket.trees import Entry
 from persist.difference import things
@@ -51,12 +50,7 @@ class Stored:
         """Nothing: it lies in no filesystem."""
         del node, name
 
-    def content(self, child: Child) -> Content | None:
-        """What a file holds, by its pieces; None where it has holes: others may have them elsewhere."""
-        entry = child.entry
-        return None if entry is None or entry.data is not None else entry.content
-
-    def pieces(self, child: Child) -> Iterator[bytes]:
-        """What a file holds. Raises ObjectMissing, StoreDamaged."""
+    def pieces(self, child: Child) -> Iterator[tuple[int, bytes]]:
+        """What a file holds between its holes: offset and bytes. Raises ObjectMissing, StoreDamaged."""
         assert child.entry is not None
-        return single.contents(self.atlas(), child.entry)
+        return single.data(self.atlas(), child.entry)

@@ -35,23 +35,31 @@ def _named(atlas: Atlas, listing: Content, name: bytes) -> Entry | None:
 
 def contents(atlas: Atlas, entry: Entry) -> Iterator[bytes]:
     """What a file holds, holes as zeros, a piece at a time. Raises ObjectMissing, StoreDamaged, perhaps at the end."""
+    at = 0
+    for offset, piece in data(atlas, entry):
+        yield from _zeros(offset - at)
+        yield piece
+        at = offset + len(piece)
+    yield from _zeros(entry.size - at)
+
+
+def data(atlas: Atlas, entry: Entry) -> Iterator[tuple[int, bytes]]:
+    """The same without its holes: where each piece lies in the file, and the piece. Raises as `contents` does."""
     assert entry.content is not None
     pieces = _pieces(atlas, entry.content)
     extents = ((0, entry.size),) if entry.data is None else entry.data
-    at, view = 0, memoryview(b"")
+    view = memoryview(b"")
     for offset, length in extents:
-        yield from _zeros(offset - at)
         at = offset
         while at < offset + length:
             view = view or memoryview(next(pieces, b""))
             if not view:
                 raise StoreDamaged(f"{shown(entry.name)} holds fewer bytes than its entry says")
             some = view[: offset + length - at]
-            yield bytes(some)
+            yield at, bytes(some)
             at, view = at + len(some), view[len(some) :]
     if view or next(pieces, None) is not None:
         raise StoreDamaged(f"{shown(entry.name)} holds more bytes than its entry says")
-    yield from _zeros(entry.size - at)
 
 
 def _zeros(length: int) -> Iterator[bytes]:

@@ -35,12 +35,18 @@ class Facts:
     @property
     def at_stake(self) -> bool:
         """Whether something of it may be nowhere else."""
-        return bool(self.unpushed or self.changed or self.untracked or self.staged or self.stash or self.unknown
-                    or not self.remote)  # fmt: skip
+        return bool(self.unpushed or self.changed or self.untracked or self.staged or self.stash or self.unknown)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was ever committed in it, and nothing is about to be."""
+        return not self.remote and not self.at_stake
 
     @property
     def words(self) -> str:
         """As a person reads it, safe to print."""
+        if self.empty:
+            return "nothing is in it"
         said = [*self._unpushed()]
         said += [f"{counted(self.changed, 'file')} changed"] if self.changed else []
         said += [f"{self.untracked:,} untracked"] if self.untracked else []

@@ -8,6 +8,7 @@ from contextlib import suppress
 from persist.git import Clock, Unknown
 from persist.git.index import Entry
 from persist.git.place import Place, read
+from town import files
 from town.failure import Failure
 
 _MOST = 1 << 20  # bytes of a commit, compressed or not
@@ -52,6 +53,23 @@ def _listed(names: dict[bytes, tuple[int, bytes]]) -> bytes:
         return item[0] + b"/" if item[1][0] == _DIRECTORY else item[0]
 
     return b"".join(b"%o %b\0%b" % (mode, last, made) for last, (mode, made) in sorted(names.items(), key=order))
+
+
+def none(place: Place) -> bool:
+    """Whether nothing was ever added to the repository. Raises OSError, Unsafe."""
+    try:
+        with files.opened(files.enter(place.shared, "objects")) as objects:
+            return all(_is_empty(objects, name) for name in files.names(objects))
+    except FileNotFoundError:
+        return True
+
+
+def _is_empty(objects: int, name: bytes) -> bool:
+    try:
+        with files.opened(files.enter(objects, name)) as below:
+            return not files.names(below)
+    except NotADirectoryError:
+        return False
 
 
 def tree_of(place: Place, commit: bytes) -> bytes | None:

@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 from persist import worth
 from persist.git import Clock, Facts, Unknown, ignore, index, objects, place, refs
@@ -39,7 +40,10 @@ def facts(home: int, path: bytes, called: bytes, clock: Clock) -> Facts:
             untracked = _untracked(there, known, clock)
         except Unknown as reason:
             unknown.append(str(reason))
-        return Facts(path, missing, remote, changed, untracked, staged, b"refs/stash" in found, tuple(unknown))
+        said = Facts(path, missing, remote, changed, untracked, staged, b"refs/stash" in found, tuple(unknown))
+        if said.empty and not objects.none(there):
+            return replace(said, unknown=("it has no remote, and commits that no branch names",))
+        return said
 
 
 def _staged(there: Place, known: Index, commit: bytes, clock: Clock) -> bool:

@@ -60,7 +60,7 @@ class Packing:
         self._stack.callback(readers.close)
         # Whose index it is only messages say that speak of its file, and this one has none.
         index = Index(town, cast(Agent, None), connection)
-        self._work = Work(index, cast("Sources", _Nested()), self._sink, person, readers, took)
+        self._work = Work(index, cast("Sources", _Nested()), self._sink, person, readers, took, without_deep=True)
 
     def __enter__(self) -> "Packing":
         return self

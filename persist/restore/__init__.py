@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 
-from persist import copies, ground, proof, quota, running
+from persist import copies, ground, proof, quota, quotasteps, running
 from persist.ground import Ground
 from persist.restore import apply, begun, carry, found, origins, plan, retrying
 from persist.restore import wishes as wishes_
@@ -135,7 +135,7 @@ def again(town: Spec, agent: Agent, here: Ground, half: wishes_.Half = "both") -
         return _failed(agent, error)
 
 
-def _limits(town: Spec, agent: Agent, here: Ground, wishes: Wishes) -> list[quota.Action]:
+def _limits(town: Spec, agent: Agent, here: Ground, wishes: Wishes) -> list[quotasteps.Action]:
     """What is to be done for the agent's quota now; more of it follows when there is a home."""
     return [] if wishes.half == "fetch" else quota.plan(town, agent, here)
 

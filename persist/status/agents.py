@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from persist import copies, entering, ground, outgoing, proof, quota, swept
+from persist import alone, copies, entering, ground, outgoing, proof, quota, swept, underway
 from persist.ground import Ground
 from persist.proof import Trouble
 from persist.restore import found, origins
@@ -65,6 +65,7 @@ def _report(town: Spec, agent: Agent, here: Ground, clock: Clock) -> Report:
         report.directories = list(_measured(town, agent, here, (home, report.directories), clock))
         if home is not None:
             report.lost = sizes.lost(town, agent, home, clock.until())
+    report.troubles += _underway(town, agent)
     with _troubles(report):
         report.quota = quota.standing(town, agent, here)
         for found_ in report.quota:
@@ -73,6 +74,18 @@ def _report(town: Spec, agent: Agent, here: Ground, clock: Clock) -> Report:
     report.degraded = degraded.noted(town, agent)
     report.troubles += degraded.troubles(agent, report.degraded)
     return report
+
+
+def _underway(town: Spec, agent: Agent) -> Iterator[Trouble]:
+    """A reset or a replacement that was begun and has not ended: killed, if nothing is at work."""
+    begun = underway.read(agent)
+    if begun is None:
+        return
+    command = f"persist {shown(begun.verb)}"
+    if who := alone.holder(town, agent):
+        yield Trouble(ATTENTION, f"{command} is at work{who}", "wait until it has ended")
+    else:
+        yield Trouble(ATTENTION, f"{command} was begun and has not ended", command)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from town.spec import Spec
 from town.terminal import shell_word, shown
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")  # of an agent, docs/formats/spec.md
-_RECORDS = ("sync", "index", "origins", "lineage", "degraded", "copies", "files")
+_RECORDS = ("sync", "index", "origins", "lineage", "counted", "degraded", "copies", "files")
 _SUFFIXES = (".json", ".sqlite", ".sqlite-journal", ".copies")
 _LIMIT = 4 << 20
 _STAYS = "its states stay there; with AGENT in the spec again: persist log AGENT, persist forget AGENT@SNAPSHOT"

@@ -63,8 +63,8 @@ def lost(spec: Spec, agent: Agent, home: int, until: float) -> Measure:
         return directory.depth >= deepest or directory.path(name) not in kept
 
     def count(entry: Entry) -> bool:
-        if entry.directory.depth > max(deepest, near):
-            return True
+        if entry.kind == "socket" or entry.directory.depth > max(deepest, near):
+            return entry.kind != "socket"
         path = entry.directory.path(entry.name)
         return path not in kept and not (entry.kind == "file" and reinstalled.comes_back(path, installed))
 

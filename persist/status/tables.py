@@ -55,7 +55,14 @@ def _report(town: Spec, report: Report) -> dict[str, object]:
         "last_sync": report.synced,
         "would_be_lost": _measure(report.lost),
         "quota": [
-            {"path": cli.named(os.fsencode(one.path)), "used": one.used, "limit": one.limit, "not_counted": one.apart}
+            {
+                "path": cli.named(os.fsencode(one.path)),
+                "used": one.used,
+                "limit": one.limit,
+                "not_counted": one.apart,
+                "not_its_own": one.foreign,
+                "of_earlier_homes": one.before,
+            }
             for one in report.quota
         ],
         "degraded": [one._asdict() for one in report.degraded],

@@ -8,15 +8,16 @@ compared with the local index; where nothing did, the store is asked nothing.
 import argparse
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from persist import copies, ground
+from persist import copies, ground, transactions
 from persist.store import checked_url
 from persist.sync import declared, local, run
 from persist.sync.local import LastSync
 from persist.sync.summary import Options, Summary
-from town import cli, trust
+from town import btrfs, cli, files, trust
 from town import spec as specs
 from town.failure import DONE, Failure, status_of, worst
 from town.spec import Agent, Spec
@@ -84,9 +85,18 @@ def command(arguments: argparse.Namespace) -> int:
             if error is opener.failure:
                 raise
             statuses.append(_told(agent, error))
+    if not options.dry_run:
+        _note_time(spec)
     if arguments.json:
         cli.put_json([summary._asdict() | {"time": summary.time.isoformat()} for summary in summaries])
     return worst(statuses)
+
+
+def _note_time(spec: Spec) -> None:
+    """Note which transaction had ended by now: from then on `persist lost --since` is quick. A sync comes often."""
+    with suppress(Failure, OSError), files.opened(files.open_dir(spec.town.agents_dir)) as agents:
+        if btrfs.is_btrfs(agents):
+            transactions.commit(agents)
 
 
 def _counted(spec: Spec, agent: Agent) -> None:

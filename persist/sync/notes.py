@@ -10,7 +10,7 @@ from typing import Literal
 from persist.sync.rows import Rows
 from town.terminal import shown
 
-Kind = Literal["socket", "device", "mount", "changing", "capability", "subvolume", "living", "bits", "owner"]
+Kind = Literal["socket", "device", "mount", "changing", "capability", "subvolume", "living", "bits", "owner", "deep"]
 _WORDS: dict[str, str] = {
     "socket": "a socket is not kept",
     "device": "a device node is refused",
@@ -20,6 +20,7 @@ _WORDS: dict[str, str] = {
     "subvolume": "a nested subvolume: restored as a directory",
     "living": "a nested subvolume: read while it may change, restored as a directory",
     "owner": "its owner or group is neither the agent's nor root's: it comes back as root's",
+    "deep": "a directory that lies too deep: left out with all below it",
     "bits": "set-uid or set-gid of another owner is not kept",
 }
 

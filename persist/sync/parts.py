@@ -33,9 +33,11 @@ class Parts:
     def __init__(self, work: Work, entry: Persist, source: Source, known: Rows, *, ruled: bool) -> None:
         self._work, self._entry, self._source, self._rows, self._ruled = work, entry, source, known, ruled
         self.notes = Notes()
+        self._depths: dict[int, int] = {}  # where nothing moves
         self._context = Context(
             known, Entries(work.sink, work.person, known, self.notes), work.sink, Dirty(known), self.notes,
             work.readers, Context.parts_of(declared.left_out(entry)), work.took,
+            work.without_deep,
         )  # fmt: skip
 
     def run(self, before: Row | None) -> None:
@@ -78,7 +80,8 @@ class Parts:
                     self._by_changes(directory, source.volume, found)
                     return
                 unchanged = partial(by_number, found)
-        scanner = Scanner(self._context, directory.volume, frozen=source.frozen, unchanged=unchanged)
+        above, frozen = self._above(directory), source.frozen
+        scanner = Scanner(self._context, directory.volume, frozen=frozen, unchanged=unchanged, above=above)
         row = scanner.scan(source.fd, directory, path, before)
         if row != before:
             self._rows.put(directory.parent, row)
@@ -86,6 +89,13 @@ class Parts:
         transid = source.volume.transid if source.frozen else 0
         if (since, known is not None) != (transid, True):
             self._rows.set_part(directory.id, directory.volume, transid)
+
+    def _above(self, directory: Directory) -> int:
+        """How many directories lie above one, where that is asked."""
+        if not self._work.without_deep:
+            return 0
+        self._rows.flush()
+        return self._rows.depth(directory.id, self._depths) - 1
 
     def _by_changes(self, directory: Directory, volume: Volume, found: Mapping[int, Changed]) -> None:
         before = self._rows.writes

@@ -46,7 +46,8 @@ def _named(spec: Spec, agent: Agent, bucket: Bucket, found: tuple[Place, ...], a
     if moment is None:
         raise NoSuchState(
             f"{agent.name} has no state {shown(at[:100])} in the store, and that is no time",
-            hint=f"persist log {agent.name} shows what there is; a time is written like 2026-11-21T10:15:00Z",
+            hint=f"persist log {agent.name} shows what there is; a time is written like 2026-11-21T10:15:00Z; "
+            "persist recall shows homes that are kept here, with what they persisted",
         )
     return _of_time(spec, agent, bucket, found, moment)
 

@@ -62,6 +62,7 @@ class Context:
     readers: Readers
     left_out: frozenset[Path]
     took: Callable[[int, int], None] = lambda _files, _bytes: None  # progress
+    without_deep: bool = False  # what lies too deep is left out, and said; else it is refused
 
     @classmethod
     def parts_of(cls, left_out: frozenset[PurePosixPath]) -> frozenset[Path]:
@@ -85,7 +86,8 @@ class Scanner:
     """Reads one directory with all below it.
 
     `unchanged` says whether a file is as the index has it. `attach`: a directory that the index knows from elsewhere is
-    not read, and stands at (directory, name) now; its row, or None when it must be read after all.
+    not read, and stands at (directory, name) now; its row, or None when it must be read after all. `above`: so many
+    directories lie above it, which count among those that may lie in one another.
     """
 
     def __init__(
@@ -96,10 +98,11 @@ class Scanner:
         frozen: bool,
         unchanged: Callable[[int, bytes, int, Row], bool] = by_ctime,
         attach: Callable[[Directory, int, bytes], Row | None] | None = None,
+        above: int = 0,
     ) -> None:
         self._context, self._rows, self._entries = context, context.rows, context.entries
         self._volume, self._frozen, self._attach = volume, frozen, attach
-        self._unchanged = unchanged
+        self._unchanged, self._above = unchanged, above
         self._trail: list[Level] = []
         self._held = Held(self._rows, 2 * _AT_ONCE)
         self._living_dirs: set[tuple[int, int]] = set()  # gone into, where directories may move meanwhile
@@ -151,7 +154,7 @@ class Scanner:
             return level
         try:
             found = os.fstat(fd)
-            if self._passed(found):
+            if self._is_too_deep(level, name) or self._passed(found):
                 self._lost(level, name)
                 os.close(fd)
                 return level
@@ -213,10 +216,17 @@ class Scanner:
             level.differs = True
             self._context.dirty.gone(level.id, name)
 
-    def _passed(self, found: os.stat_result) -> bool:
-        """Whether a living directory was gone into before (somebody moves it about). Raises OSError far down."""
-        if len(self._trail) >= DEEPEST:
+    def _is_too_deep(self, level: Level, name: bytes) -> bool:
+        """Whether a directory is left out for that. Raises OSError where none may be: a sync leaves out nothing."""
+        if self._above + len(self._trail) < DEEPEST:
+            return False
+        if not self._context.without_deep:
             raise OSError(errno.ELOOP, f"directories lie deeper than {DEEPEST:,} levels")
+        self._context.notes.add("deep", level.id, name)
+        return True
+
+    def _passed(self, found: os.stat_result) -> bool:
+        """Whether a living directory was gone into before (somebody moves it about)."""
         if self._frozen:
             return False
         before = (found.st_dev, found.st_ino) in self._living_dirs

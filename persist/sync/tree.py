@@ -23,14 +23,15 @@ OTHERS = 1000  # changed inodes of a subvolume, none of them of interest, after 
 
 
 class Work:
-    """What the scans of all declared paths share."""
+    """What the scans of all declared paths share. `without_deep`: see Context."""
 
-    __slots__ = ("index", "person", "readers", "sink", "sources", "took")
+    __slots__ = ("index", "person", "readers", "sink", "sources", "took", "without_deep")
 
     def __init__(
         self, index: Index, sources: Sources, sink: "Sink", person: "Person", readers: Readers,
-        took: Callable[[int, int], None],
+        took: Callable[[int, int], None], *, without_deep: bool = False,
     ) -> None:  # fmt: skip
+        self.without_deep = without_deep
         self.index, self.sources, self.sink = index, sources, sink
         self.person, self.readers, self.took = person, readers, took
 

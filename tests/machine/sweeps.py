@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from persist import cli, owners, proof, running
+from persist import account, cli, owners, proof, running
 from tests.machine.towns import ADA, VOX, Said
 from town import strays
 
@@ -93,6 +93,7 @@ def made(base: Path, capsys: pytest.CaptureFixture[str], ours: pytest.MonkeyPatc
     ours.setattr(strays, "FILE", base / "strays.toml")
     ours.setattr(owners, "SUBUID", base / "subuid")
     ours.setattr(proof, "PROOF", base / "run/rollback")
+    ours.setattr(account, "OPEN", base / "run/open")
     ours.setattr(running, "of", lambda _uid: [])  # other tests have processes of these agents
     return town
 

@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 
+from demo import loopback
 from persist import leftovers, momentary
+from persist.difference import extents
 from persist.difference.pairs import Pairs
+from persist.sync import contents
 from tests.machine.shapes import Shape, raw, verify, walked
 from tests.machine.stores import with_store
 from tests.machine.towns import AS_ADA, Town, as_agent, town, undo
 from tests.scale import SEED, times
-from town import btrfs, files, kernel, standing
+from town import btrfs, files, kernel, process, standing
 
 __all__ = ["town"]
 pytestmark = pytest.mark.root
@@ -198,6 +201,25 @@ def test_against_a_state_of_the_store_it_is_exact(town: Town) -> None:
     assert lines(town, f"ada@{second}", "ada@now") == []
 
 
+def test_where_nothing_can_be_compared_it_says_so_and_not_that_nothing_differs(town: Town) -> None:
+    with_store(town, '["projects"]')
+    assert town.persist("init", "--store").status == 0
+    assert town.persist("restore").status == 0
+    write(town, "projects/a", "1")
+    assert town.persist("sync").status == 0
+    state = json.loads(town.persist("log", "ada", "--json").out)["agents"][0]["states"][0]["snapshot"]
+    town.boot("20260101T000000Z-boot")
+    assert town.persist("restore").status == 0
+    aside = "ada@20260101"  # what was bound is not in it
+    for words in ([], ["--json"]):
+        said = town.persist("diff", aside, f"ada@{state}", *words)
+        assert (said.status, said.out) == (1, "")
+        assert "not compared, as" in said.err
+        assert "nothing was compared" in said.err
+        assert "no difference" not in said.err
+    assert lines(town, "ada@now", f"ada@{state}") == []
+
+
 def test_names_that_say_nothing_are_refused(lived: Town) -> None:
     keep(lived, "one")
     keep(lived, "one.b")
@@ -305,3 +327,78 @@ def test_what_a_kill_left_goes_with_the_next_sweep_also_with_subvolumes_in_it(li
                 swept = list(leftovers.sweep(place, time.time() + 2 * 86400))
                 assert swept == [(b"ada@command-0", None)]
             assert files.names(place) == []
+
+
+def _sparse(town: Town, size: int, *at: int) -> None:
+    """A file of that size in ada's projects, with a byte at each of some places."""
+    path = town.agents / "ada/projects/sparse"
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        file.truncate(size)
+        for place in at:
+            file.seek(place)
+            file.write(b"!")
+
+
+def test_a_file_of_exbibytes_of_holes_takes_no_time_against_the_store_or_a_copy(town: Town) -> None:
+    """Any agent can make one: what is read of it is its data."""
+    with_store(town, '["projects"]')
+    assert town.persist("init", "--store").status == 0
+    assert town.persist("restore").status == 0
+    _sparse(town, 1 << 62, 0, 1 << 50)
+    assert town.persist("sync").status == 0
+    first = json.loads(town.persist("log", "ada", "--json").out)["agents"][0]["states"][0]["snapshot"]
+    started = time.monotonic()
+    assert lines(town, f"ada@{first}", "ada@now") == []
+    _sparse(town, 1 << 62, 1 << 55)
+    assert lines(town, f"ada@{first}", "ada@now") == ["changed  projects/sparse: content"]
+    path = town.agents / "ada/projects/sparse"
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 1 << 55, 1 << 20)  # other holes, and zeros where there was one
+        file.seek(1 << 55)
+        file.write(bytes(1 << 20))
+    assert lines(town, f"ada@{first}", "ada@now") == []
+    assert town.persist("sync").status == 0
+    second = json.loads(town.persist("log", "ada", "--json").out)["agents"][0]["states"][0]["snapshot"]
+    assert lines(town, f"ada@{first}", f"ada@{second}") == []
+    assert time.monotonic() - started < 30
+
+
+def test_a_file_in_more_pieces_than_a_sync_takes_is_compared(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_store(town, '["projects"]')
+    assert town.persist("init", "--store").status == 0
+    assert town.persist("restore").status == 0
+    _sparse(town, 8 << 20, 0, 2 << 20)
+    assert town.persist("sync").status == 0
+    first = json.loads(town.persist("log", "ada", "--json").out)["agents"][0]["states"][0]["snapshot"]
+    _sparse(town, 8 << 20, 4 << 20, 6 << 20)
+    monkeypatch.setattr(contents, "MOST_EXTENTS", 3)
+    assert lines(town, f"ada@{first}", "ada@now") == ["changed  projects/sparse: content"]
+
+
+def test_holes_that_a_filesystem_writes_down_are_not_read(tmp_path: Path) -> None:
+    """One without the feature NO_HOLES, as mkfs.btrfs made them before 5.15."""
+    image, there = tmp_path / "image", tmp_path / "there"
+    with image.open("wb") as file:
+        file.truncate(256 << 20)
+    process.run(["mkfs.btrfs", "--quiet", "--metadata", "single", "--features", "^no-holes", image])
+    there.mkdir()
+    with loopback.attached(image) as device:
+        kernel.mount(device, str(there), "btrfs", 0)
+        try:
+            for name, places in (("one", (0, 1 << 61)), ("same", (0, 1 << 61)), ("other", (0, 1 << 60))):
+                with (there / name).open("wb") as file:
+                    file.truncate(1 << 62)
+                    for place in places:
+                        file.seek(place)
+                        file.write(b"!")
+                    file.flush()
+                    os.fsync(file.fileno())
+            fds = [os.open(there / name, os.O_RDONLY) for name in ("one", "same", "other")]
+            started = time.monotonic()
+            found = [extents.same(fds[0], fd, 1 << 62) for fd in fds[1:]]
+            for fd in fds:
+                os.close(fd)
+            assert found == [True, False]
+            assert time.monotonic() - started < 5
+        finally:
+            kernel.umount(str(there))

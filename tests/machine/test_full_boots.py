@@ -74,6 +74,59 @@ def test_with_no_clock_the_oldest_home_goes_and_not_the_one_with_the_smallest_na
         assert names[2] in left
 
 
+@pytest.mark.parametrize(
+    ("shell", "present"),
+    [
+        ("dash", "made before the reset"), ("dash", "made after the reset"), ("busybox", "made after the reset"),
+        ("bash", "made after the reset"),
+    ],
+)  # fmt: skip
+def test_the_home_set_aside_first_goes_first_though_it_was_not_made_first(
+    tmp_path: Path, shell: str, present: str
+) -> None:
+    """A reset's is made when it is set aside, an @agents a whole boot before."""
+    boot, reset = "20261120T000000Z-a", "20261120T000000Z-b.reset"
+    with ExitStack() as ends:
+        made = scenarios.make(tmp_path, ends, mkfs=scenarios.DUP, with_ballast=False)
+        with made.top() as top:
+            _heavy(top, boot)
+            if present == "made before the reset":  # the boot that is about to end began with setting `boot` aside
+                _present(top)
+                _heavy(top, reset)
+            else:  # the reset was in the boot that ended with setting `boot` aside
+                _heavy(top, reset)
+                _present(top)
+            scenarios.home(top)
+        scenarios.fill(made, "data")
+        hook = disk.make_initrd(tmp_path / "initrd", shell)
+        done = hook(made.device)
+        assert done.status == 0, done.err
+        first = boot if present == "made before the reset" else reset
+        given = [line for line in done.err.decode().splitlines() if "is given up for room" in line]
+        assert given
+        assert f"@agents-old/{first} " in given[0]
+
+
+def _heavy(top: int, name: str) -> None:
+    """An old home with some 6 MiB of metadata."""
+    with (
+        disk.subvolume(top, "@agents-old") as above,
+        files.opened(btrfs.create(above, name)) as old,
+        files.opened(btrfs.create(old, "ada")) as home,
+    ):
+        for number in range(400):
+            os.setxattr(home, f"trusted.{number}", bytes(16000))
+    btrfs.commit(top)
+
+
+def _present(top: int) -> None:
+    """A new @agents, as a boot makes it."""
+    btrfs.delete(top, "@agents")
+    with disk.subvolume(top, "@agents-blank") as blank:
+        os.close(btrfs.snapshot(blank, top, "@agents", read_only=False))
+    btrfs.commit(top)
+
+
 def test_an_old_home_that_somebody_looks_at_is_not_given_up(tmp_path: Path) -> None:
     with ExitStack() as ends:
         made = scenarios.make(tmp_path, ends, mkfs=scenarios.DUP, with_ballast=False)

@@ -58,6 +58,17 @@ def test_a_snapshot_is_listed_with_its_message_and_what_lies_beside_it(old: Town
     )  # fmt: skip
 
 
+def test_the_homes_of_an_agent_that_the_spec_lacks_are_listed_by_its_name(old: Town) -> None:
+    text = old.file.read_text()
+    old.file.write_text(text[: text.index("[agents.vox]")])
+    assert sorted(listed(old, "vox")) == [f"vox@{FIRST}", f"vox@{SECOND}"]
+    both = [f"{who}@{key}" for who in ("ada", "vox") for key in (FIRST, SECOND)]
+    assert sorted(listed(old, "ada", "vox")) == sorted(both)
+    said = old.persist("homes", "ada", "zed")
+    assert (said.status, said.out) == (2, "")
+    assert 'the spec has no agent "zed"' in said.err
+
+
 def test_a_recalled_copy_is_listed_with_what_it_is_a_copy_of(old: Town) -> None:
     look = old.base / "look"
     assert old.persist("recall", f"ada@{FIRST}", "--to", str(look)).status == 0

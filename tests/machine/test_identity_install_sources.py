@@ -163,14 +163,19 @@ def test_half_a_private_key_that_a_killed_run_left_goes(town: Town) -> None:
     assert other.exists()
 
 
-def test_a_record_of_version_1_is_read(town: Town) -> None:
+@pytest.mark.parametrize("keys", [("files",), ("files", "gpg")])
+def test_a_record_of_an_older_version_is_read(town: Town, keys: tuple[str, ...]) -> None:
     town.installed()
     file = town.root / "p/.nuketown/installed/ada.json"
     tree = json.loads(file.read_text())
-    assert tree["version"] == 2
-    file.write_text(json.dumps({"version": 1, "files": tree["files"]}))
+    assert tree["version"] == 3
+    file.write_text(json.dumps({"version": len(keys)} | {key: tree[key] for key in keys}))
     respell(town, 'settings = { permissions = { defaultMode = "plan" } }', "")
     assert b"ada: removed .claude/settings.json\n" in town.identity("install", "ada").out
+    after = json.loads(file.read_text())
+    assert {key: after[key] for key in ("gpg", "brought", "keys")} == {
+        key: tree[key] for key in ("gpg", "brought", "keys")
+    }
 
 
 @pytest.mark.parametrize("broken", [b"(11:private-key", b"(21:protected-private-key(3:ecc)(9:protected))"])

@@ -4,7 +4,9 @@ import base64
 import hashlib
 import json
 import os
+import socket
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from tests.reach import PYTHON
 from town import files, kernel
 
 __all__ = ["town"]
+CHECKOUT = Path(__file__).parents[2]
 pytestmark = pytest.mark.root
 
 
@@ -81,12 +84,75 @@ def test_it_is_folded_by_directory_largest_first(town: Town, home: Path) -> None
 def test_the_proposal_is_valid_toml_with_git_work_trees_first(town: Town, home: Path) -> None:
     git = ["git", "-c", "init.defaultBranch=main", "init", "-q", str(home / 'src/a "quoted" \\ tree')]
     subprocess.run(git, check=True)
+    _write(home / 'src/a "quoted" \\ tree/main.c')
     _write(home / "diary/today.md", 10)
     _write(home / "app/state.sqlite3", 50_000)
     _write(home / ".cache/clone/.git/HEAD", 90_000)
     _write(home / "node_modules/x/readme.md", 90_000)
     line = next(line for line in town.persist("lost", "ada").out.splitlines() if line.startswith("persist = "))
     assert tomllib.loads(line)["persist"] == ['src/a "quoted" \\ tree', "diary", "app"]
+
+
+def test_a_file_right_in_the_home_is_proposed_by_itself_in_a_form_that_the_spec_takes(town: Town, home: Path) -> None:
+    for name in ("TODO.md", "data.sqlite", "chat.jsonl", "only/note.md", "a/b/x.db", "payload", 'odd "name".org'):
+        _write(home / name, 10)
+    _write(home / "large.db", (16 << 20) + 1)
+    (home / "link.md").symlink_to("TODO.md")
+    os.mkfifo(home / "pipe.md")
+    said = town.persist("lost", "ada")
+    assert "worth keeping (session, notes, database)" in said.err
+    line = next(line for line in said.out.splitlines() if line.startswith("persist = "))
+    proposed = tomllib.loads(line)["persist"]
+    files = ["chat.jsonl", "TODO.md", 'odd "name".org', "data.sqlite"]
+    assert [one["path"] for one in proposed if isinstance(one, dict)] == files
+    assert all(one["type"] == "file" for one in proposed if isinstance(one, dict))
+    assert [one for one in proposed if isinstance(one, str)] == ["only", "a/b"]
+    kinds = {one["path"]["text"]: (one["kind"], one["type"]) for one in _json(town)["persist"]}
+    assert kinds["data.sqlite"] == ("database", "file")
+    assert kinds["only"] == ("notes", "directory")
+    town.write(line.partition(" = ")[2])
+    assert [str(entry.path) for entry in town.spec.agent("ada").persist if entry.copied] == files
+    assert worth_keeping(town) == []
+
+
+def worth_keeping(town: Town) -> list[str]:
+    return [entry["path"]["text"] for entry in _json(town)["persist"]]
+
+
+def test_what_nuketown_writes_is_never_proposed(town: Town, home: Path) -> None:
+    for name in (".nuketown/notes.md", ".config/nuketown/mine.md", "ok/mine.md"):
+        _write(home / name)
+    assert [entry["path"]["text"] for entry in _json(town)["persist"]] == ["ok"]
+
+
+def test_a_socket_is_no_loss(town: Town, home: Path) -> None:
+    (home / ".gnupg").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(home / ".gnupg/S.gpg-agent"))
+    agent = _json(town)
+    assert (agent["files"], agent["entries"], agent["folded"]) == (0, [], [])
+    (report,) = json.loads(town.persist("status", "ada", "--json").out)["agents"]
+    assert report["would_be_lost"]["files"] == 0
+
+
+def test_an_empty_repository_is_not_proposed_and_holds_nothing_alone(town: Town, home: Path) -> None:
+    subprocess.run(["git", "-c", "init.defaultBranch=main", "init", "-q", str(home / "fresh")], check=True)
+    _write(home / "diary/today.md", 10)
+    out = town.persist("lost", "ada").out.splitlines()
+    assert "  git: 1 work tree in which nothing is" in out
+    assert out[-1] == 'persist = ["diary"]'
+    (one,) = _json(town)["git"]
+    assert (one["at_stake"], one["remote"]) == (False, False)
+
+
+def test_what_goes_to_one_pipe_comes_in_its_order(town: Town, home: Path) -> None:
+    town.write('["projects", "later"]')
+    _write(home / "diary/today.md", 10)
+    _write(home / "later/x", 10)
+    argv = [sys.executable, "-m", "persist.cli", "--spec", str(town.file), "lost", "ada"]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True, cwd=CHECKOUT)
+    wanted = ("ada: 10 B, ", "  diary/", "ada: worth keeping", "persist = ", "persist: warning: ")
+    assert [line.startswith(begin) for line, begin in zip(done.stdout.splitlines(), wanted, strict=False)] == [True] * 5
 
 
 def test_a_proposal_never_overlaps_what_is_declared_and_can_be_pasted(town: Town, home: Path) -> None:
@@ -165,12 +231,34 @@ def test_a_tree_of_ten_thousand_levels_is_counted(town: Town, home: Path) -> Non
         files.remove_tree(top, "d")
 
 
+def test_however_many_directories_begin_where_paths_end_they_are_one_entry(town: Town, home: Path) -> None:
+    """Each has a path of four kilobytes: told apart, twenty thousand of them would take a hundred megabytes."""
+    fd = files.open_dir(home)
+    for _ in range(2040):
+        os.mkdir("d", dir_fd=fd)
+        below = files.enter(fd, "d")
+        os.close(fd)
+        fd = below
+    with files.opened(fd):
+        for number in range(300):
+            os.mkdir(f"x{number:030}", dir_fd=fd)
+            with files.opened(files.enter(fd, f"x{number:030}")) as inner:
+                files.write_beneath(inner, "f", b"xx")
+    (entry,) = _json(town)["entries"]
+    assert (entry["kind"], entry["bytes"], entry["files"]) == ("too deep", 600, 300)
+    assert entry["path"]["text"] == "/".join("d" * 2040)
+    with files.opened(files.open_dir(home)) as top:
+        files.remove_tree(top, "d")
+
+
 def test_what_nuketown_writes_itself_is_told_apart(town: Town, home: Path) -> None:
-    _write(home / f".gnupg/private-keys-v1.d/{'0A' * 20}.key", 100)
+    _write(home / ".config/nuketown/environment.sh", 100)
     _write(home / ".config/nuketown/identity.toml", 50)
-    _write(home / ".gnupg-mine", 7)
+    mine = [f".gnupg/private-keys-v1.d/{'0A' * 20}.key", ".gnupg/pubring.kbx", ".ssh/id_ed25519", "AGENTS.md"]
+    for name in mine:
+        _write(home / name, 7)
     agent = _json(town)
-    assert _paths(agent) == [".gnupg-mine"]
+    assert _paths(agent) == sorted(mine)  # of which no record says that they were installed
     assert agent["regenerated"] == {"bytes": 150, "files": 2}
     assert "back by itself (identity install): 150 B, 2 files" in town.persist("lost", "ada").out
 

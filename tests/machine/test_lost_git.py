@@ -200,9 +200,22 @@ def test_after_random_work_it_says_what_git_says(work: Path, round_: int) -> Non
 def test_a_tree_that_was_never_pushed_says_so(work: Path) -> None:
     assert look(work, "seed").words == CLEAN
     run(work, "init", "-q", "fresh")
-    assert look(work, "fresh").words == "never pushed"
+    assert (look(work, "fresh").words, look(work, "fresh").at_stake) == ("nothing is in it", False)
+    (work / "fresh/x").write_text("x")
+    assert look(work, "fresh").words == "never pushed, 1 untracked"
+    (work / "fresh/x").unlink()
     run(work / "fresh", "commit", "-q", "--allow-empty", "-m", "x")
     assert look(work, "fresh").words == "never pushed (main)"
+
+
+def test_commits_that_no_branch_names_are_at_stake(work: Path) -> None:
+    run(work, "init", "-q", "odd")
+    run(work / "odd", "commit", "-q", "--allow-empty", "-m", "x")
+    run(work / "odd", "tag", "kept")
+    run(work / "odd", "update-ref", "-d", "HEAD")
+    found = look(work, "odd")
+    assert found.at_stake
+    assert found.words == "never pushed, not known: it has no remote, and commits that no branch names"
 
 
 def test_linked_work_trees_and_submodules_are_followed_inside_the_home(work: Path) -> None:

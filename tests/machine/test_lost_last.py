@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -207,11 +208,36 @@ def test_only_the_newest_boots_are_remembered(machine: Machine) -> None:
 def test_git_work_trees_that_went_are_told(machine: Machine) -> None:
     git = ["git", "-c", "init.defaultBranch=main", "init", "-q", str(machine.home / "tool")]
     subprocess.run(git, check=True)
+    _write(machine.home / "tool/main.c")
+    _write(machine.home / "TODO.md", 3)
     machine.shut_down()
     machine.boot()
     said = machine.last()
-    assert "  git: tool: never pushed" in said.out.splitlines()
-    assert said.out.splitlines()[-1] == 'persist = ["tool"]'
+    assert "  git: tool: never pushed, 1 untracked" in said.out.splitlines()
+    assert said.out.splitlines()[-1] == 'persist = ["tool", { path = "TODO.md", type = "file" }]'
+
+
+def test_a_record_of_before_proposals_had_a_type_is_read(machine: Machine) -> None:
+    _write(machine.home / "diary/today.md")
+    machine.shut_down()
+    (file,) = machine.records.glob("*/ada.json")
+    tree = json.loads(file.read_text())
+    assert tree["persist"][0].pop("type") == "directory"
+    file.write_text(json.dumps(tree))
+    machine.boot()
+    assert machine.told()["recorded"] is True
+    assert machine.last().out.splitlines()[-1] == 'persist = ["diary"]'
+
+
+def test_the_hint_comes_after_the_listing_in_one_pipe(machine: Machine) -> None:
+    _write(machine.home / "diary/today.md", 10)
+    machine.shut_down()
+    machine.boot()
+    argv = [sys.executable, "-m", "persist.cli", "--spec", str(machine.town.file), "lost", "ada", "--last"]
+    checkout = Path(__file__).parents[2]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True, cwd=checkout)
+    wanted = ("ada: 10 B, ", "  diary/", "ada: worth keeping", "persist = ", "persist: hint: ")
+    assert [line.startswith(begin) for line, begin in zip(done.stdout.splitlines(), wanted, strict=True)] == [True] * 5
 
 
 def test_a_home_that_takes_too_long_is_written_down_as_far_as_it_was_seen(

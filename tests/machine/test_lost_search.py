@@ -3,26 +3,29 @@
 import contextlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
-from persist import searched, since
+from persist import searched, since, transactions
 from persist.walk import Entry, walk
 from tests.machine import stores, towns
 from tests.machine.towns import AS_ADA, Town, as_agent, town
 from tests.scale import SEED, times
-from town import btrfs, files, kernel, subvolumes
+from town import btrfs, files, kernel, process, standing, subvolumes
 
 __all__ = ["town"]
 pytestmark = pytest.mark.root
 NEW = 50
+SECOND = 10**9
 Facts = set[tuple[bytes, str, int]]
 
 
@@ -269,6 +272,19 @@ def test_since_a_kept_home_by_its_name_or_its_beginning(town: Town, home: Path) 
     assert said.out.splitlines()[0].startswith(f"ada: 1 B, 1 file in {home} since ada@before (")
 
 
+def test_what_was_appended_a_moment_ago_is_new(town: Town, home: Path) -> None:
+    """The tree has it only once it is written out, half a minute later."""
+    (home / "chat.jsonl").write_bytes(bytes(5000))
+    os.sync()
+    assert town.persist("snapshot", "ada", "--name", "before").status == 0
+    time.sleep(0.05)
+    moment = datetime.now(UTC).isoformat()
+    for option in ("before", moment):
+        with (home / "chat.jsonl").open("ab") as file:
+            file.write(bytes(5000))
+        assert entries(town, "--since", option) == ["chat.jsonl"], option
+
+
 def test_since_a_home_that_was_set_aside_all_of_the_present_one_is_new(town: Town, home: Path) -> None:
     (home / "gone").write_bytes(b"x")
     town.boot("20261121T101500Z-0f0f")
@@ -286,7 +302,30 @@ def test_since_a_time(town: Town, home: Path) -> None:
     assert entries(town, "--since", middle.isoformat()) == ["new"]
     assert entries(town, "--since", "1h") == ["new", "old"]
     assert entries(town, "--since", "1970-01-01") == ["new", "old"]
-    assert entries(town, "--since", "2999-01-01") == []
+    said = town.persist("lost", "ada", "--since", "2999-01-01")
+    assert (said.status, said.out) == (2, "")
+    assert "persist: error: --since 2999-01-01 00:00:00 UTC is still to come: it is 20" in said.err
+
+
+def near(town: Town, home: Path, moment: int) -> int:
+    """The transaction from which on `--since` that moment (ns) looks."""
+    told = datetime.fromtimestamp(moment / SECOND, UTC).isoformat()
+    bound = since.read(town.spec, town.spec.agent("ada"), told, datetime.now(UTC) + timedelta(seconds=9))
+    with files.opened(files.open_dir(home)) as fd:
+        return since.nearer(bound, fd).transid
+
+
+def commit(home: Path) -> int:
+    with files.opened(files.open_dir(home)) as fd:
+        return transactions.commit(fd)
+
+
+def many(home: Path, name: str, count: int = 40) -> None:
+    for number in range(count * 40):
+        if number % 40 == 0:
+            place = home / f"{name}{number}"
+            place.mkdir()
+        (place / f"{number}").write_bytes(b"x" * 500)
 
 
 def test_since_a_time_is_as_fast_as_what_is_kept_lies_near_it(town: Town, home: Path) -> None:
@@ -296,17 +335,149 @@ def test_since_a_time_is_as_fast_as_what_is_kept_lies_near_it(town: Town, home: 
     assert town.persist("snapshot", "ada", "--name", "before").status == 0
     time.sleep(2.1)
     found = since.read(town.spec, town.spec.agent("ada"), datetime.now(UTC).isoformat(), datetime.now(UTC))
-    assert found.transid > 0
+    assert transactions.before(found.pairs, found.time) > 0
     (home / "new").write_bytes(b"x")
     assert entries(town, "--since", datetime.fromtimestamp(time.time() - 1, UTC).isoformat()) == ["new"]
-    assert len(by_search(home, found.transid)) < 100
+    assert len(by_search(home, near(town, home, found.time))) < 100
+
+
+def test_since_a_time_that_nobody_noted_looks_from_what_was_made_before_it(town: Town, home: Path) -> None:
+    for name in "abcd":
+        many(home, name, 10)
+        os.sync()
+    time.sleep(1.2)
+    moment = time.time_ns()
+    (home / "new").write_bytes(b"x")
+    shutil.rmtree(standing.RUN / "transactions", ignore_errors=True)
+    assert entries(town, "--since", datetime.fromtimestamp(moment / SECOND, UTC).isoformat()) == ["new"]
+    shutil.rmtree(standing.RUN / "transactions")
+    last = commit(home)
+    assert last - 3 <= near(town, home, moment) < last
+
+
+def test_a_sync_notes_which_transaction_was_over(town: Town, home: Path) -> None:
+    stores.with_store(town, '["projects"]')
+    assert town.persist("init", "--store").status == 0
+    many(home, "d")
+    assert town.persist("sync", "ada").status == 0
+    time.sleep(1.1)
+    moment = time.time_ns()
+    for number in range(NEW):
+        (home / f"d0/new{number}").write_bytes(b"x")
+    with files.opened(files.open_dir(home)) as fd:
+        assert searched.ready(fd)
+        bound = since.Since(time=moment)
+        began = time.process_time()
+        found = since.nearer(bound, fd)
+        events = searched.search(fd, lambda _above, _name: True, since=found.transid, changed=moment)
+        assert len(facts(events)) == NEW
+        assert time.process_time() - began < 0.05
+    assert len(by_search(home, found.transid)) < 500
+
+
+def test_a_dry_sync_notes_nothing(town: Town, home: Path) -> None:
+    stores.with_store(town, '["projects"]')
+    assert town.persist("init", "--store").status == 0
+    shutil.rmtree(standing.RUN / "transactions", ignore_errors=True)
+    assert town.persist("sync", "ada", "--dry-run").status == 0
+    assert not (standing.RUN / "transactions").exists()
+
+
+def test_what_was_noted_is_roots_alone_and_what_is_damaged_is_nothing(town: Town, home: Path) -> None:
+    commit(home)
+    (file,) = (standing.RUN / "transactions").iterdir()
+    assert (file.stat().st_uid, stat.S_IMODE(file.stat().st_mode)) == (0, 0o600)
+    with files.opened(files.open_dir(home)) as fd:
+        for text in (
+            "",
+            "[]",
+            "{}",
+            '{"version": 2, "ended": [[5, 5]]}',
+            '{"version": 1, "ended": [[5], "x", [-1, 2]]}',
+        ):
+            file.write_text(text)
+            assert transactions.noted(fd) == []
+            assert commit(home) > 0
+            assert len(transactions.noted(fd)) == 1
+
+
+@pytest.mark.parametrize("round_", range(times(4)))
+def test_since_a_time_it_finds_exactly_what_a_walk_finds(town: Town, home: Path, round_: int) -> None:
+    random, moments = Random(f"time-{SEED}-{round_}"), [time.time_ns()]
+    for _ in range(12):
+        for _ in range(random.randrange(40)):
+            with contextlib.suppress(OSError):
+                edit(home, random)
+        match random.randrange(4):
+            case 0:
+                os.sync()
+            case 1:
+                commit(home)
+            case 2:
+                kept(home, f"kept{len(moments)}")
+        time.sleep(random.choice([0.05, 0.4, 1.1]))
+        moments.append(time.time_ns())
+    with files.opened(files.open_dir(home)) as fd:
+        assert searched.ready(fd, written=True)
+        walked = [event for event in walk(fd, lambda _above, _name: True) if isinstance(event, Entry)]
+        for moment in moments:
+            found = searched.search(
+                fd, lambda _above, _name: True, searched.mounted(fd), since=near(town, home, moment)
+            )
+            new = [event for event in found if isinstance(event, Entry) and event.changed >= moment]
+            wanted = {(at.directory.path(at.name), at.kind) for at in walked if at.changed >= moment and inner(at)}
+            assert {(at.directory.path(at.name), at.kind) for at in new if inner(at)} == wanted, moment
+
+
+def inner(entry: Entry) -> bool:
+    """A subvolume has the second in which it was made, of a walk that of its directory's last change."""
+    return entry.kind != "subvolume"
 
 
 def test_a_clock_that_ran_behind_hides_nothing() -> None:
-    second = 10**9
-    assert since.before([(5, 100 * second), (9, 200 * second)], 150 * second) == 5
-    assert since.before([(5, 100 * second), (9, 200 * second), (12, 50 * second)], 150 * second) == 5
-    assert since.before([(5, 100 * second)], 50 * second) == 0
+    assert transactions.before([(5, 100 * SECOND), (9, 200 * SECOND)], 150 * SECOND) == 5
+    assert transactions.before([(5, 100 * SECOND), (9, 200 * SECOND), (12, 50 * SECOND)], 150 * SECOND) == 5
+    assert transactions.before([(5, 100 * SECOND)], 50 * SECOND) == 0
+    behind = [(5, 100 * SECOND), (9, 200 * SECOND), (12, 50 * SECOND)]
+    assert transactions.thinned(behind) == behind
+
+
+def test_however_often_it_is_noted_the_notes_stay_few_and_near(town: Town) -> None:
+    random, at, pairs = Random(SEED), 0, list[transactions.Pair]()
+    for number in range(5000):
+        at += random.choice([SECOND // 10, SECOND // 2, 30 * SECOND, 900 * SECOND])
+        pairs = transactions.thinned([*pairs, (number + 1, at)])
+    assert len(pairs) < 100
+    for (_, older), (_, newer) in pairwise(pairs):
+        assert newer - older <= max(900 * SECOND, (at - newer) // 4)
+
+
+def test_since_an_import_is_since_what_it_was_made_from(town: Town, home: Path, tmp_path: Path) -> None:
+    recipient = tmp_path / "key"
+    process.run(["age-keygen", "-o", recipient])
+    public = process.run(["age-keygen", "-y", recipient]).out.decode().strip()
+    assert town.persist("snapshot", "ada", "--name", "s1").status == 0
+    time.sleep(1.1)
+    (home / "fb").write_bytes(b"x")
+    made = tmp_path / "ada.nuketown"
+    assert town.persist("export", "ada@s1", str(made), "--to", public).status == 0
+    assert town.persist("import", str(made), "--key", str(recipient)).status == 0
+    (home / "fc").write_bytes(b"x")
+    assert entries(town, "--since", "ada@s1") == ["fb", "fc"]
+    assert entries(town, "--since", "ada@s1.1") == ["fb", "fc"]
+
+
+def test_since_a_time_a_work_tree_without_anything_new_is_neither_listed_nor_proposed(town: Town, home: Path) -> None:
+    for name in ("old", "touched"):
+        subprocess.run(["git", "-c", "init.defaultBranch=main", "init", "-q", str(home / name)], check=True)
+        (home / name / "main.c").write_bytes(b"x")
+    time.sleep(1.1)
+    moment = datetime.now(UTC).isoformat()
+    (home / "touched/new.c").write_bytes(b"x")
+    for option in ([], ["--tree"]):
+        said = town.persist("lost", "ada", "--since", moment, *option)
+        assert "old" not in said.out
+        assert said.out.splitlines()[-1] == 'persist = ["touched"]'
 
 
 def test_since_without_btrfs_goes_by_the_times_of_files(town: Town) -> None:

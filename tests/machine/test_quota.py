@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 
 from demo import loopback
 from persist import account, ballast, pam, swept
+from tests.machine import resets
 from tests.machine.stores import with_store
-from tests.machine.towns import ADA, AS_ADA, AS_VOX, Town, as_agent, town, undo
+from tests.machine.towns import ADA, AS_ADA, AS_VOX, VOX, Town, as_agent, town, undo
 from town import btrfs, files, kernel, process, quotas, standing, strays, subvolumes
 from town.spec import Btrfs
 
@@ -478,3 +480,119 @@ def test_a_read_only_home_and_many_nested_ones_are_counted_all_the_same(town: To
     assert status(town)["quota"][0]["not_counted"] == 3
     assert "3 subvolumes more counted" in town.persist("restore", "ada").out
     assert status(town)["quota"][0]["not_counted"] == 0
+
+
+def test_what_an_old_home_wrote_counts_after_a_replacement_and_the_cure_is_named(town: Town) -> None:
+    limited(town, uid=resets.UID)
+    ada = process.Person(resets.UID, resets.UID)
+    assert town.persist("restore").status == 0
+    assert writes(town, "big", 19, ada) == b""
+    for words in (("snapshot", "ada", "--name", "full"), ("reset", "ada"), ("recall", "ada@full", "--replace")):
+        said = town.persist(*words)
+        assert said.status == 0, said
+    as_agent(ada, town.agents / "ada", "import os; os.unlink('big')")
+    said = town.persist("status", "ada")
+    assert said.status == 3, said.out
+    used_up = r"its quota of 20M is used up, or nearly: (19\.9|2\d\.\d) MB of it by homes that it had before"
+    assert re.search(used_up, said.out), said.out
+    assert re.search(r"next:  persist lost .*ada; persist homes .*ada \(", said.out)
+    (one,) = status(town)["quota"]
+    assert 19 * MIB <= one["of_earlier_homes"] <= one["used"]
+    kept = json.loads(town.persist("homes", "ada", "--json").out)["homes"]
+    why = "taken by recall --replace, stays until persist homes --delete: before ada@full took its place"
+    assert why in [home["why"] for home in kept]
+    homes = [home["name"] for home in kept]
+    assert town.persist("homes", *(word for name in homes for word in ("--delete", name))).status == 0
+    assert town.persist("restore", "ada").status == 0
+    for _ in range(100):
+        if not status(town)["quota"][0]["of_earlier_homes"]:
+            break
+        time.sleep(0.1)
+    assert town.persist("status", "ada").status == 0
+
+
+# A subvolume of any user's that says itself which group it joins (struct btrfs_qgroup_inherit with one group).
+_INTO = """
+import ctypes, fcntl, os, struct
+one = ctypes.create_string_buffer(struct.pack("=QQQQ", 0, 1, 0, 0) + bytes(40) + struct.pack("=Q", {group}))
+said = struct.pack("=qQQQQQQ", 0, 0, 1 << 2, 80, ctypes.addressof(one), 0, 0) + {name!r}.encode().ljust(4040, b"\\0")
+fcntl.ioctl(os.open(".", os.O_RDONLY), 0x50009418, bytearray(said))
+"""
+_KEEP = """
+import fcntl, os
+with open("{name}/big", "rb") as source, open("{to}", "wb") as clone:
+    fcntl.ioctl(clone, 0x40049409, source.fileno())
+"""
+_DELETE = "import os; os.unlink('{name}/big'); os.rmdir('{name}')"
+
+
+def both_limited(town: Town) -> None:
+    town.write('["projects"]\nquota = "20M"', '["projects"]\nquota = "20M"')
+    said = town.persist("restore")
+    assert said.status == 0, said
+    as_agent(AS_ADA, town.agents / "ada", _INTO.format(group=quotas.group(VOX), name="evil"))
+    assert writes(town, "evil/big", 17) == b""
+    used(town)
+    assert b"Disk quota exceeded" in writes(town, "mine", 8, AS_VOX)
+
+
+def test_a_subvolume_that_an_agent_puts_into_anothers_group_is_named_and_counts_for_its_own(town: Town) -> None:
+    """Any user may: the kernel asks nobody. It must not stay so, whatever is cloned out of it."""
+    both_limited(town)
+    said = town.persist("status", "vox")
+    assert said.status == 3
+    assert f"1 subvolume on {town.agents}, not of its own, counted for its quota" in said.out
+    said = town.persist("restore", "vox")
+    assert "1 subvolume not its own no more counted" in said.out
+    assert writes(town, "mine", 8, AS_VOX) == b""
+    assert b"Disk quota exceeded" in writes(town, "more", 5), "it counts for nobody"
+    as_agent(AS_ADA, town.agents / "ada", "import os; os.unlink('more')")
+    as_agent(AS_ADA, town.agents / "ada", _KEEP.format(name="evil", to="clone") + _DELETE.format(name="evil"))
+    for _ in range(2):
+        assert town.persist("restore").status == 0
+        assert writes(town, "mine", 10, AS_VOX) == b"", "the clone counts for another agent"
+        assert b"Disk quota exceeded" in writes(town, "more", 5), "the clone counts for nobody"
+    assert "quota  " in town.persist("status", "vox").out
+    assert "not of its own" not in town.persist("status", "vox").out
+
+
+def test_what_was_deleted_before_anybody_looked_counts_for_no_other_agent(town: Town) -> None:
+    both_limited(town)
+    as_agent(AS_ADA, town.agents / "ada", _KEEP.format(name="evil", to="clone") + _DELETE.format(name="evil"))
+    with btrfs.top_level(town.device) as top:
+        _freed(top)
+    assert b"Disk quota exceeded" in writes(town, "mine", 8, AS_VOX)
+    assert "1 subvolume not its own no more counted" in town.persist("restore", "vox").out
+    assert writes(town, "mine", 10, AS_VOX) == b""
+    assert "quotas" not in town.persist("restore").out
+
+
+def test_what_was_nested_in_an_old_home_and_never_looked_at_counts_when_it_is_deleted(town: Town) -> None:
+    """Its owner, where it hangs, says whose it was; and the record of that outlives it."""
+    limited(town)
+    town.persist("restore")
+    process.run(["btrfs", "subvolume", "create", "sub"], person=AS_ADA, cwd=town.agents / "ada")
+    assert writes(town, "sub/big", 15) == b""
+    as_agent(AS_ADA, town.agents / "ada", _KEEP.format(name="sub", to="projects/clone"))
+    undo(town.agents / "ada")
+    town.boot("20261121T101500Z-78f91efc-edd7-4c7a-a748-ce7563c808be")
+    assert "2 subvolumes no more counted" in town.persist("restore", "ada").out
+    with btrfs.top_level(town.device) as top, files.opened(files.enter(top, "@agents-old")) as old:
+        subvolumes.remove(old, "20261121T101500Z-78f91efc-edd7-4c7a-a748-ce7563c808be")
+        _freed(top)
+    assert "1 subvolume more counted" in town.persist("restore", "ada").out
+    assert b"Disk quota exceeded" in writes(town, "more", 10)
+
+
+def test_a_lost_record_drops_nothing_that_counts(town: Town) -> None:
+    limited(town)
+    town.persist("restore")
+    process.run(["btrfs", "subvolume", "create", "sub"], person=AS_ADA, cwd=town.agents / "ada")
+    assert writes(town, "sub/big", 15) == b""
+    town.persist("restore")
+    as_agent(AS_ADA, town.agents / "ada", _KEEP.format(name="sub", to="clone") + _DELETE.format(name="sub"))
+    with btrfs.top_level(town.device) as top:
+        _freed(top)
+    shutil.rmtree(town.spec.state_dir / "counted")
+    assert "quotas" not in town.persist("restore", "ada").out
+    assert b"Disk quota exceeded" in writes(town, "more", 10)

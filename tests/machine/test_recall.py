@@ -147,7 +147,7 @@ def test_a_mount_that_fails_leaves_no_copy(old: Town, monkeypatch: pytest.Monkey
     def refused(*_words: object, **_named: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(mounts, "bind", refused)
+    monkeypatch.setattr(mounts, "placed", refused)
     said = old.persist("recall", f"ada@{FIRST}", "--to", str(old.base / "look"))
     assert said.status == 1
     assert "No space left on device" in said.err

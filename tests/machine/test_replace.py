@@ -49,7 +49,8 @@ def test_the_old_home_is_there_what_is_declared_stays_and_the_present_one_is_kep
     assert _scratch(town) == {"then": "1"}
     assert (home(town) / "projects/p").read_text() == "bound"
     assert (home(town) / ".profile").read_text() == "declared now", "what is declared is the present state"
-    assert said["declared_stays"] == [".profile"]
+    assert said["declared_stays"] == ["projects", "notes/deep", ".profile"]
+    assert said["older"] == [".profile"]
     assert _snapshot(town, said["kept"], "now") == "2"
     entry = home(town).stat()
     assert (entry.st_uid, entry.st_gid, entry.st_mode & 0o7777) == (UID, UID, 0o700)
@@ -217,7 +218,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(two: tuple[Town, str
     said = ok(town, "recall", name, "--replace", "--dry-run").out.splitlines()
     assert said[0].startswith(f"snapshot  {home(town)} -> ada@")
     assert said[1:] == [
-        f"snapshot  {name}", f"exchange  that and {home(town)}, and restore into it what is declared",
+        f"snapshot  {name}", f"exchange  that and {home(town)}, and restore into it what is declared, as it is now",
     ]  # fmt: skip
     assert (towns.facts(town.agents), len(mounts.table())) == before
 

@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import time
+from datetime import datetime, timedelta
 
 import pytest
 
-from persist import account, ballast
+from persist import account, ballast, underway
+from persist.stopping import Stood
+from persist.underway import Underway
 from tests.machine import homes, resets, towns
 from tests.machine.resets import AS_ADA, AS_VOX, UID, home, kept, ok, old, runs, say, still
 from tests.machine.towns import Town, as_agent, is_subvolume, town
@@ -236,6 +239,23 @@ def test_resets_of_one_boot_count_as_one_for_tidy(still: Town) -> None:
     assert len(old(still)) == 3
 
 
+def test_status_tells_a_reset_that_is_at_work_from_one_that_was_killed(still: Town) -> None:
+    from persist.alone import alone
+
+    agent = still.spec.agent("ada")
+    underway.write(agent, Underway("reset ada", "", "x", Stood()))
+    with alone(still.spec, agent):
+        said = still.persist("status", "ada")
+    assert said.status == 3
+    assert f"note:  persist reset ada is at work: {os.getpid()} (" in said.out
+    assert "next:  wait until it has ended" in said.out
+    said = still.persist("status", "ada")
+    assert said.status == 3
+    assert "note:  persist reset ada was begun and has not ended\n    next:  persist reset --spec" in said.out
+    underway.forget(agent)
+    assert "reset ada" not in still.persist("status", "ada").out
+
+
 def test_a_dry_run_says_what_a_reset_would_do_and_does_nothing(still: Town) -> None:
     with runs(still) as there:
         before = towns.facts(still.agents), len(mounts.table()), old(still)
@@ -271,21 +291,74 @@ def test_only_root_resets(still: Town) -> None:
     assert (home(still) / "projects").is_dir()
 
 
-def test_without_btrfs_the_home_goes_where_the_first_restore_of_a_boot_puts_it(still: Town) -> None:
+@pytest.fixture
+def bare(still: Town) -> Town:
+    """The same without [town.btrfs]."""
     text = still.file.read_text()
     still.file.write_text(text[: text.index("[town.btrfs]")] + text[text.index("[agents.ada]") :])
     ok(still, "release", "ada")
     towns.undo(still.agents)
     ok(still, "restore", "ada")
+    return still
+
+
+def test_without_btrfs_the_home_goes_beside_what_the_first_restore_of_a_boot_sets_aside(bare: Town) -> None:
+    still = bare
     say(still, scratch="x", **{"projects/p": "kept", ".profile": "declared"})
-    said = json.loads(ok(still, "reset", "ada", "--json").out)
+    reset = still.persist("reset", "ada", "--json")
+    said = json.loads(reset.out)
+    assert said["kept"] in reset.err
+    assert "--replace" not in reset.err, "it is refused here"
     assert not is_subvolume(home(still))
     assert sorted(os.listdir(home(still))) == [".profile", "notes", "projects"]
     assert (home(still) / "projects/p").read_text() == "kept"
     assert (home(still) / ".profile").read_text() == "declared"
     agent, _, key = said["kept"].partition("@")
     assert (still.agents / ".old" / key / agent / "scratch").read_text() == "x"
-    again = json.loads(ok(still, "reset", "ada", "--json").out)
-    assert again["kept"] == f"ada.1@{key}", "one directory for each boot"
+    assert f"it lies in {still.agents}/.old/{key}/{agent}, " in reset.err
     with runs(still):
         assert still.persist("reset", "ada").status == 1
+
+
+def test_without_btrfs_each_reset_has_its_own_name_and_time_and_all_count_as_one(bare: Town) -> None:
+    bare.file.write_text(bare.file.read_text().replace("[town]\n", '[town]\nkeep = { homes = 1, free = "1K" }\n'))
+    names = list[str]()
+    for _ in range(2):
+        names.append(json.loads(ok(bare, "reset", "ada", "--json").out)["kept"])
+        time.sleep(1.1)
+    assert [name.partition("@")[0] for name in names] == ["ada", "ada"]
+    homes = {home["name"]: home for home in json.loads(ok(bare, "homes", "ada", "--json").out)["homes"]}
+    assert list(homes) == names
+    first, second = (datetime.fromisoformat(homes[name]["time"]) for name in names)
+    assert second - first >= timedelta(seconds=1)
+    ok(bare, "tidy")
+    assert len(list((bare.agents / ".old").iterdir())) == 2
+    ok(bare, "recall", names[0], "--to", str(bare.base / "look"))
+
+
+def test_without_btrfs_no_reset_lets_the_home_that_the_last_boot_took_go(bare: Town) -> None:
+    bare.file.write_text(bare.file.read_text().replace("[town]\n", '[town]\nkeep = { homes = 1, free = "1T" }\n'))
+    say(bare, scratch="x")
+    ok(bare, "release", "ada")
+    standing.forget(standing.HOMES, "ada")  # as a boot begins
+    ok(bare, "restore", "ada")
+    ok(bare, "reset", "ada")
+    ok(bare, "tidy")
+    assert len(list(bare.agents.glob(".old/*/ada"))) == 2
+    assert len(list(bare.agents.glob(".old/*/ada/scratch"))) == 1
+
+
+def test_a_reset_is_no_reboot_for_lost(still: Town) -> None:
+    say(still, scratch="x")
+    ok(still, "reset", "ada")
+    said = still.persist("lost", "ada", "--last")
+    assert (said.status, said.out) == (1, "")
+    assert "nothing is known of what ada lost at the last reboot" in said.err
+
+
+def test_a_reset_is_no_reboot_for_lost_without_btrfs_either(bare: Town) -> None:
+    say(bare, scratch="x")
+    ok(bare, "reset", "ada")
+    said = bare.persist("lost", "ada", "--last")
+    assert (said.status, said.out) == (1, "")
+    assert "nothing is known of what ada lost at the last reboot" in said.err

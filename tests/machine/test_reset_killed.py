@@ -2,13 +2,14 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from persist import account, cli
+from persist import account, cli, swapping
 from tests.machine import killing, resets
 from tests.machine.resets import AS_ADA, UID, home, ok, say, still
 from tests.machine.towns import Town, as_agent, is_subvolume, town
@@ -38,6 +39,19 @@ def _everywhere(town: Town) -> list[str]:
         return [path.read_text() for path in found if path.exists()]
 
 
+def _kept(town: Town) -> list[str]:
+    return [home["name"] for home in json.loads(ok(town, "homes", "ada", "--json").out)["homes"]]
+
+
+def _said_by_status(town: Town, begun: bool, command: str) -> None:
+    """What was begun needs attention, and the next command is the one that ends it."""
+    (agent,) = json.loads(town.persist("status", "ada", "--json").out)["agents"]
+    found = [trouble for trouble in agent["troubles"] if "was begun and has not ended" in trouble["what"]]
+    assert [trouble["what"] for trouble in found] == [f"{command} was begun and has not ended"] * begun
+    assert [trouble["next"].replace(f" --spec {town.file}", "") for trouble in found] == [command] * begun
+    assert agent["level"] >= 3 * begun
+
+
 def _one_home(town: Town) -> None:
     entry = home(town).stat()
     assert (entry.st_uid, entry.st_mode & 0o7777) == (UID, 0o700)
@@ -59,7 +73,12 @@ def test_a_reset_that_is_killed_anywhere_is_finished_by_the_same_command(still: 
         _one_home(still)
         assert str(moment) in _everywhere(still), (moment, "lost")
         underway = resets.unfinished(still)
-        ok(still, "reset", "ada")
+        _said_by_status(still, underway, "persist reset ada")
+        before = _kept(still)
+        said = ok(still, "reset", "ada")
+        assert said.out.strip() in _kept(still), "the name of the old home, also by who only ends it"
+        assert underway or said.out.strip() not in before
+        assert f"the home that ada had is {said.out.strip()}: " in said.err
         _one_home(still)
         assert not (home(still) / "mark").exists(), moment
         assert str(moment) in _everywhere(still), (moment, "lost")
@@ -68,6 +87,19 @@ def test_a_reset_that_is_killed_anywhere_is_finished_by_the_same_command(still: 
         assert not resets.unfinished(still)
         assert [name for name in os.listdir(still.agents) if name.startswith(".nuketown")] == []
         assert came or not underway
+
+
+def test_who_only_ends_a_reset_says_where_the_old_home_is(still: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    say(still, mark="x")
+    with monkeypatch.context() as patch:
+        patch.setattr(swapping, "settle", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        killing.killed(_command(still, "reset", "ada"), -1)
+    assert resets.unfinished(still)
+    _said_by_status(still, True, "persist reset ada")
+    said = ok(still, "reset", "ada")
+    assert resets.kept(still, said.out.strip(), "mark") == "x"
+    assert f"the home that ada had is {said.out.strip()}: persist recall shows it" in said.err
+    assert not resets.unfinished(still)
 
 
 def test_a_replacement_that_is_killed_anywhere_is_finished_by_the_same_command(still: Town) -> None:
@@ -81,6 +113,7 @@ def test_a_replacement_that_is_killed_anywhere_is_finished_by_the_same_command(s
         killing.tried(run, moment)
         _one_home(still)
         assert str(moment) in _everywhere(still), (moment, "lost")
+        _said_by_status(still, resets.unfinished(still), f"persist recall {name} --replace")
         ok(still, "recall", name, "--replace")
         _one_home(still)
         assert (home(still) / "then").read_text() == "then"

@@ -88,7 +88,8 @@ def test_what_the_next_boot_takes_is_counted_as_lost_counts_it(town: Town) -> No
     home = town.agents / "ada"
     as_agent(AS_ADA, home, "import os; open('loose', 'w').write('123'); os.makedirs('.cache/x'); "
              "open('.cache/x/y', 'w').write('1'); open('notes/kept', 'w').write('kept'); "
-             "os.makedirs('.config/git'); open('.config/git/config', 'w').write('back by itself')")  # fmt: skip
+             "os.makedirs('.config/nuketown'); "
+             "open('.config/nuketown/identity.toml', 'w').write('back by itself')")  # fmt: skip
     (home / "projects/file").write_text("kept")
     listed = json.loads(town.persist("lost", "ada", "--json").out)["agents"][0]
     found = _ada(town)["would_be_lost"]

@@ -559,6 +559,42 @@ def test_two_sweeps_at_once_are_refused(swept_town: Swept) -> None:
     assert "another sweep is running" in said.err
 
 
+def test_missing_takes_of_who_came_since_the_boot_and_leaves_who_was_swept_alone(swept_town: Swept) -> None:
+    assert swept_town.persist("sweep", "--missing", "ada").status == 0
+    put(swept_town.tmp / "adas", ADA)
+    put(swept_town.tmp / "voxs", VOX)
+    dry = swept_town.persist("sweep", "--missing", "--dry-run")
+    assert dry.out.startswith("vox: would take 1 entry")
+    assert "ada" not in dry.out
+    said = swept_town.persist("sweep", "--missing")
+    assert (said.status, said.err, names(swept_town.tmp)) == (0, "", ["adas"])
+    assert swept_town.found("vox")["whole"] is True
+    again = swept_town.persist("sweep", "--missing")
+    assert (again.status, again.out) == (0, "no agent to look for\n")
+
+
+def test_missing_takes_again_of_whom_not_all_could_be_taken_and_of_another_uid(swept_town: Swept) -> None:
+    assert swept_town.persist("sweep", "--missing").status == 0
+    record = swept_town.base / "run/swept.json"
+    record.write_text(record.read_text().replace('"whole": true', '"whole": false', 1))
+    spec = swept_town.base / "town.toml"
+    spec.write_text(spec.read_text().replace(str(VOX), str(HUMAN)))
+    put(swept_town.tmp / "adas", ADA)
+    put(swept_town.tmp / "voxs", HUMAN)
+    assert swept_town.persist("sweep", "--missing").status == 0
+    assert names(swept_town.tmp) == []
+
+
+def test_missing_leaves_alone_who_was_opened_by_force_and_says_so(swept_town: Swept) -> None:
+    (swept_town.base / "run/open").write_text("ada\n")
+    put(swept_town.tmp / "adas", ADA)
+    put(swept_town.tmp / "voxs", VOX)
+    said = swept_town.persist("sweep", "--missing")
+    assert (said.status, names(swept_town.tmp)) == (0, ["adas"])
+    assert "ada is open, so it is left alone: what it left outside its home was not swept at this boot" in said.err
+    assert "hint: persist sweep --spec" in said.err
+
+
 def test_a_spec_that_an_agent_can_change_is_not_acted_on(swept_town: Swept) -> None:
     put(swept_town.tmp / "file", ADA)
     os.chown(swept_town.base / "town.toml", ADA, ADA)
