@@ -33,7 +33,8 @@ def command(arguments: argparse.Namespace) -> int:
         raise
     said = (*_file(spec), *startup.warnings(spec), *settings.doubts(spec.agents))
     warnings = (*said, *(_machine(spec) if arguments.machine else ()))
-    noted = tuple(notes(spec))
+    # What the machine is like is a reason for warnings where that was asked for; this one nobody should miss.
+    noted = (*notes(spec), *(() if arguments.machine else quota.unlimited(spec)))
     if arguments.json:
         agents = [{"name": agent.name, "uid": agent.uid, "gid": agent.gid} for agent in spec.agents]
         cli.put_json(

@@ -444,6 +444,9 @@ def test_a_persist_dir_on_the_disk_of_the_system_is_warned_of_where_an_agent_has
     said = town.persist("check", "--machine")
     assert said.status == 3
     assert f"{kept} lies on the filesystem of /, which an agent can fill: no quota for ada, vox" in said.err
+    plain = town.persist("check")  # without --machine the status is that of the spec alone
+    assert plain.status == 0
+    assert f"persist: note: town.persist_dir: {kept} lies on the filesystem of /, which an agent can fill" in plain.err
     town.file.write_text(town.file.read_text().replace(str(kept), str(town.persisted)))
     assert "which an agent can fill" not in town.persist("check", "--machine").err
 
