@@ -27,23 +27,15 @@ let
     };
   };
 
-  # A service whose file somebody wrote as one text has no rules of its own. It has ours where it includes another's
-  # account stack. Those that let nobody in, or a greeter's own account alone, need none.
-  ruleless = lib.attrNames (
-    lib.filterAttrs (
-      name: service:
-      let
-        text = if service.text or null == null then "" else service.text;
-        says = pattern: lib.any (line: builtins.match pattern line != null) (lib.splitString "\n" text);
-      in
-      (service.enable or true)
-      && says "[[:space:]]*-?account[[:space:]].*"
-      && !(says ".*file=/run/nuketown/open.*")
-      && !(says "[[:space:]]*account[[:space:]]+(include|substack)[[:space:]].*")
-      && !(says "[[:space:]]*account[[:space:]].*pam_deny.so.*")
-      && !(lib.hasSuffix "-greeter" name || name == "gdm-launch-environment")
-    ) config.security.pam.services
-  );
+  pam = import ./pam.nix { inherit lib; } config.security.pam.services;
+  ruleFile = config.environment.etc."nuketown/agents";
+  isLink = lib.hasSuffix "symlink" (ruleFile.mode or "") || !(ruleFile.enable or true);
+
+  # Only PAM is asked whose account is open. A server that lets people in by itself is told who may not.
+  sshd = config.services.openssh or { };
+  denied = lib.toList (sshd.settings.DenyUsers or [ ]);
+  isBeside = sshd.enable or false && sshd.settings.UsePAM or true == false
+    && lib.any (name: !lib.elem name denied) (lib.attrNames agents);
 in
 {
   # Declared once more, which adds a module to each service that there is: also to those that others define.
@@ -76,7 +68,7 @@ in
 
     # cron asks nobody whose account is open, and takes jobs from all who are not in its list. A list of those who may
     # goes before it: that one is a person's.
-    systemd.services = lib.mkIf config.services.cron.enable {
+    systemd.services = lib.mkIf (config.services.cron.enable or false) {
       cron.preStart = lib.mkAfter ''
         for agent in ${lib.concatStringsSep " " (lib.attrNames agents)}; do
           if ! grep -qsxF -e "$agent" /var/cron/cron.deny; then echo "$agent" >>/var/cron/cron.deny; fi
@@ -84,11 +76,35 @@ in
       '';
     };
 
-    warnings = map (
-      name:
-      "nuketown: security.pam.services.${name}.text is written by hand and asks nothing of agents: one whose home is"
-      + " not ready can log in by ${name}. Let its account stack begin with `account include login`, or leave the text"
-      + " out."
-    ) ruleless;
+    assertions = [
+      {
+        assertion = !isLink;
+        message =
+          "nuketown: environment.etc.\"nuketown/agents\" is a link, or none: PAM takes a link for no list, and would"
+          + " let nobody in, not even root; without the list agents come in before their homes are there. Take out what"
+          + " sets its mode or enable.";
+      }
+      {
+        assertion = !isBeside;
+        message =
+          "nuketown: services.openssh.settings.UsePAM = false: sshd would let agents in before their homes are there,"
+          + " and after they were taken away. Leave it at true, or name the agents in"
+          + " services.openssh.settings.DenyUsers.";
+      }
+    ];
+
+    warnings =
+      map (
+        name:
+        "nuketown: security.pam.services.${name}.text is written by hand and asks nothing of agents, or only after"
+        + " something that may let them in: one whose home is not ready can log in by ${name}. Let its account stack"
+        + " begin with `account include login`, or leave the text out."
+      ) pam.byHand
+      ++ map (
+        name:
+        "nuketown: security.pam.services.${name}.rules.account: nuketown-agent and nuketown-open are not the first of"
+        + " them: one whose home is not ready can log in by ${name}. Leave both enabled, one right after the other, and"
+        + " give what may be enough by itself (\"sufficient\", \"[…]\") an order above 101."
+      ) pam.byRules;
   };
 }

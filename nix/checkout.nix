@@ -10,6 +10,8 @@ let
 
   plain = path: unsafeDiscardStringContext (toString path);
 
+  isNormal = path: match "(.*/)?\\.{0,2}(/.*)?" path == null;
+
   # "secrets/agents.yaml" of /nix/store/…-source/secrets/agents.yaml; null for what is no file of a flake. A store
   # that lies elsewhere has its own directory in front.
   within =
@@ -17,7 +19,15 @@ let
     let
       found = match ".*/nix/store/[^/]+/(.+)" (plain path);
     in
-    if found == null then null else head found;
+    if found == null then
+      null
+    else if !isNormal (head found) then
+      throw ''
+        nuketown: ${plain path} leads to another place than it names: write it without `.`, `..`, `//` and a `/` at the
+        end, as ./secrets/agents.yaml
+      ''
+    else
+      head found;
 
   # "hosts/one" of "hosts/one/identities"; "." at the top.
   above =
@@ -69,6 +79,10 @@ let
     else
       above (above secrets);
 
+  oneLine =
+    path:
+    if replaceStrings [ "\n" ] [ "" ] path == path then path else throw "nuketown: ${toJSON path} holds a line break";
+
   inStore = match ".*/nix/store/.*" (plain nuketown.sopsFile) != null;
   sopsFile =
     if nuketown.sopsFile == null || !inStore then
@@ -99,7 +113,7 @@ else if sopsFile != null && spec == townText then
   throw "nuketown: the spec does not name its SOPS file as it was expected to: ${said}"
 else
   ''
-    ${out}
-    ${named}
-    ${nuketown.recoveryFile}
+    ${oneLine out}
+    ${oneLine named}
+    ${oneLine nuketown.recoveryFile}
     ${unsafeDiscardStringContext spec}''

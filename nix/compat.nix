@@ -19,8 +19,8 @@ let
   warn = what: found: lib.optional (found != [ ]) "nuketown: ${lib.concatStringsSep ", " found}: ${what}";
 
   withoutEffect =
-    "accepted, and without effect in this version: no portal, no root by approval, no daemon and no chat. "
-    + "Nothing else depends on it; leave it for a later version, or take it out.";
+    "accepted, and without effect in this version: no portal, no root by approval, no daemon and no chat, "
+    + "and agents are told of none. Nothing else depends on it; leave it for a later version, or take it out.";
   needsHome =
     "is for home-manager, which is not imported, and has no effect. "
     + "Import home-manager.nixosModules.home-manager, or take it out.";
@@ -52,7 +52,11 @@ in
           };
           config.notCarriedOut = names (later options);
           config.forHomeManager = map (option: lib.showOption option.loc) (
-            lib.filter isSet [ options.extraHomeConfig options.claudeCode.extraAgents ]
+            # Nobody else looks at them then: what is of another type is told here.
+            lib.filter (option: isSet option && builtins.seq option.value true) [
+              options.extraHomeConfig
+              options.claudeCode.extraAgents
+            ]
           );
         }
       )

@@ -12,9 +12,9 @@ let
   groups = map (device: device.group) (lib.concatLists (lib.attrValues devices));
 in
 {
-  config = lib.mkIf (cfg.enable && devices != { }) {
+  config = lib.mkIf cfg.enable {
     # Last of all rules (99-local.rules): a rule of logind's that sets the list of the seat's user comes before.
-    services.udev.extraRules = rules;
+    services.udev.extraRules = lib.mkIf (devices != { }) rules;
 
     # udev passes over a group that is not there. `plugdev` is none of NixOS's own.
     users.groups = lib.genAttrs groups (_: { });

@@ -5,6 +5,8 @@ let
   nuketown = import ./lib.nix;
   presets = builtins.fromTOML (builtins.readFile ../town/presets.toml);
 
+  gitConfig = ".config/git/config";
+
   on = condition: found: if condition then found else [ ];
   setsVariables = preset: (presets.${preset}.env or { }) != { };
   entriesOf = agent: filter (entry: entry ? preset) (nuketown.persistOf agent);
@@ -40,11 +42,11 @@ let
     ++ on (has "opencode") [ ".config/opencode/AGENTS.md" ];
 in
 {
-  inherit directory;
+  inherit directory gitConfig;
 
   # All but settings.json, which Claude Code replaces by rename: a link into the store would not outlast that.
   paths = agent:
-    [ ".config/nuketown/identity.toml" ".config/git/config" ]
+    [ ".config/nuketown/identity.toml" gitConfig ]
     ++ on (plain agent) [ ".config/environment.d/50-nuketown.conf" ]
     ++ on (plain agent || secret agent) [ ".config/nuketown/environment.sh" ]
     ++ prompts agent;

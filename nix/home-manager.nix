@@ -16,16 +16,27 @@ let
   # The order of a boot (docs/boot.md): homes and what was fetched into them, this, keys, the account. `requiredBy`
   # holds the agent back where this fails. Nothing of it is in the way of anybody else: home-manager would have it
   # started by multi-user.target, before logins are allowed.
-  service = name: {
+  service = name: agent: {
     wantedBy = lib.mkForce [ ];
     before = lib.mkForce [
       "nuketown-identity@${name}.service"
       "nuketown-open@${name}.service"
       "nuketown-agent@${name}.target"
     ];
-    after = [ "nuketown-homes.service" "nuketown-restore@${name}.service" "nuketown-bind@${name}.service" ];
+    # After the sweep, too: the agent's profile of the last boot, which an activation would take over, goes with that.
+    # And after leave@: while the last sync still reads the home, nothing is put into it.
+    after = [
+      "nuketown-homes.service"
+      "nuketown-sweep.service"
+      "nuketown-restore@${name}.service"
+      "nuketown-bind@${name}.service"
+      "nuketown-leave@${name}.service"
+    ];
     requiredBy = [ "nuketown-open@${name}.service" ];
-    requires = lib.optional (cfg.btrfsDevice != null) "nuketown-mount.service";
+    # What it would put into an empty directory would be in the way of what is fetched.
+    requires =
+      lib.optional (cfg.btrfsDevice != null) "nuketown-mount.service"
+      ++ lib.optional (import ./stored.nix cfg agent) "nuketown-bind@${name}.service";
     # It ends with the agent, so that it runs again when the agent comes back, perhaps to another home.
     partOf = [ "nuketown-agent@${name}.target" ];
     # A restart would take what requires it along: the agent, with all that it runs. A new configuration is put into a
@@ -54,7 +65,12 @@ in
     type = lib.types.attrsOf (
       lib.types.submodule (
         { name, config, ... }:
-        { config.delivered = lib.mkIf (isThere && cfg.enable && isLinked name) (documents.paths config); }
+        {
+          # git's configuration is home-manager's in either case (home-manager/agent.nix).
+          config.delivered = lib.mkIf (isThere && cfg.enable) (
+            if isLinked name then documents.paths config else [ documents.gitConfig ]
+          );
+        }
       )
     );
   };
@@ -62,7 +78,7 @@ in
   config = lib.mkMerge [
     (lib.optionalAttrs isThere {
       assertions = lib.optional (agents != { }) {
-        assertion = !config.home-manager.startAsUserService;
+        assertion = !(config.home-manager.startAsUserService or false); # an option that not every release has
         message = ''
           nuketown: home-manager.startAsUserService would make an agent's environment only when it is there already, and
           keep its first login waiting for it. Set home-manager.startAsUserService = false.
@@ -80,7 +96,7 @@ in
         ];
       }) agents;
 
-      systemd.services = lib.mapAttrs' (name: _: lib.nameValuePair (unit name) (service name)) agents;
+      systemd.services = lib.mapAttrs' (name: agent: lib.nameValuePair (unit name) (service name agent)) agents;
     })
 
     (lib.optionalAttrs (!isThere) {

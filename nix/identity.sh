@@ -7,6 +7,8 @@ self=nuketown-identity
 flake=.
 host=
 status=0
+program="nix run .#identity --" # as it is called here, in hints
+unset CDPATH
 
 fail() { # WHAT CURE [STATUS]
     printf '%s: error: %s\n' "$self" "$1" >&2
@@ -16,47 +18,71 @@ fail() { # WHAT CURE [STATUS]
 
 usage() {
     cat <<END
-usage: $self [--flake DIR] [--host NAME] VERB …
+usage: $program [--flake DIR] [--host NAME] VERB …
 
 \`identity\` with the spec of a NixOS configuration of this flake; what it makes is written into the checkout.
 
   --flake DIR   the flake, a directory in a git checkout (default: where you are)
   --host NAME   which of its nixosConfigurations (default: the one called like this machine, or the only one)
 
-  $self gen ada
-  $self --host signi secret set ada anthropic-key <token.txt
+  $program gen ada
+  $program --host signi secret set ada anthropic-key <token.txt
 
 The verbs:
 END
     identity --help | sed -n '/^  [a-z]/p'
 }
 
-ask() { # INSTALLABLE EXPRESSION
-    nix --extra-experimental-features 'nix-command flakes' eval --raw "$1" --apply "$2"
+ask() { # INSTALLABLE EXPRESSION; standard input is for identity
+    nix --extra-experimental-features 'nix-command flakes' eval --raw "$1" --apply "$2" </dev/null
+}
+
+refuse_links() { # FILE, below the top of the checkout
+    local way=$top part parts
+    IFS=/ read -ra parts <<<"${1#"$top/"}"
+    for part in "${parts[@]}"; do
+        way+=/$part
+        [ ! -L "$way" ] || fail "$way is a symbolic link: what is written would leave the checkout, or its place there" \
+            "make it a directory or file of its own; what leads there is in the configuration: nuketown.sopsFile"
+    done
 }
 
 while [ $# -gt 0 ]; do
     case $1 in
         --flake | --host)
-            [ $# -gt 1 ] || fail "$1 needs a value" "$self --help" 2
+            [ $# -gt 1 ] || fail "$1 needs a value" "$program --help" 2
             if [ "$1" = --flake ]; then flake=$2; else host=$2; fi
             shift 2
             ;;
         --flake=*) flake=${1#*=} && shift ;;
         --host=*) host=${1#*=} && shift ;;
         -h | --help) usage && exit 0 ;;
-        -*) fail "$1 is not known here" "options of identity come after its verb: $self --help" 2 ;;
+        -*) fail "$1 is not known here" "options of identity come after its verb: $program --help" 2 ;;
         *) break ;;
     esac
 done
-[ $# -gt 0 ] || fail "no verb was given" "$self gen --all; all of them: $self --help" 2
+[ $# -gt 0 ] || fail "no verb was given" "$program gen --all; all of them: $program --help" 2
 verb=$1
 shift
 
-flake=$(cd -- "$flake" 2>/dev/null && pwd -P) || fail "$flake is no directory" "name that of flake.nix: --flake DIR" 2
+given=$flake
+flake=$(cd -- "$given" 2>/dev/null && pwd -P) || fail "$given is no directory" "name that of flake.nix: --flake DIR" 2
 [ -e "$flake/flake.nix" ] || fail "$flake holds no flake.nix" "go to the flake, or name it: --flake DIR" 2
-top=$(git -C "$flake" rev-parse --show-toplevel 2>/dev/null) ||
-    fail "$flake is in no git checkout" "a flake is built of what git knows: git -C $flake init && git -C $flake add ."
+quoted=$(printf '%q' "$flake")
+[ "$given" = . ] || program="nix run $quoted#identity -- --flake $quoted"
+[ -z "$host" ] || program+=" --host $(printf '%q' "$host")"
+
+private=$(mktemp -d)
+trap 'rm -rf -- "$private"' EXIT
+
+# Git refuses a checkout of somebody else's, too, and says how that is cured.
+if ! top=$(LC_ALL=C git -C "$flake" rev-parse --show-toplevel 2>"$private/said"); then
+    if grep -qF 'not a git repository' "$private/said"; then
+        fail "$flake is in no git checkout" "a flake is built of what git knows: git -C $quoted init && git -C $quoted add ."
+    fi
+    cat -- "$private/said" >&2
+    fail "git does not work in $flake, for what it says above" "be who the checkout belongs to, or cure what git says"
+fi
 
 if [ -z "$host" ]; then
     # shellcheck disable=SC2016 # Nix, not shell
@@ -74,8 +100,6 @@ if [ -z "$host" ]; then
 fi
 [[ $host =~ ^[A-Za-z0-9._-]+$ ]] || fail "$host cannot be the name of a configuration" "--host NAME" 2
 
-private=$(mktemp -d)
-trap 'rm -rf -- "$private"' EXIT
 ask "$flake#nixosConfigurations.\"$host\".config.nuketown" "$(cat -- "$NUKETOWN_CHECKOUT")" >"$private/answer" ||
     fail "the configuration of $host was not evaluated" "cure what is said above; the same without identity: nix flake check $flake"
 {
@@ -91,8 +115,13 @@ case $below in
     .) out=$top ;;
     *) out=$top/$below ;;
 esac
-[ -d "$out" ] || fail "$out is not there" "mkdir -p it, and git add what is in it"
+[ -d "$out" ] || fail "$out is not there" "mkdir -p $(printf '%q' "$out"), and git add what is in it"
+for name in identities "$secrets" "$recovery"; do
+    case $name in /*) ;; *) refuse_links "$out/$name" ;; esac
+done
 
+# Hints name what can be typed when this has ended: its spec is gone then.
+export NUKETOWN_IDENTITY=$program
 case $verb in
     host) identity --spec "$private/town.toml" "$verb" "$@" || status=$? ;; # this machine's key: no file of the checkout
     *) identity --spec "$private/town.toml" "$verb" --out "$out" "$@" || status=$? ;;

@@ -5,7 +5,9 @@
     ./town.nix
     ./assertions.nix
     ./accounts.nix
+    ./agreement.nix
     ./homes.nix
+    ./mounts.nix
     ./units.nix
     ./rollback.nix
     ./devices.nix

@@ -12,6 +12,12 @@ let
     map (one: one.dirPath or one.directory) (named set.directories)
     ++ map (one: one.filePath or one.file) (named set.files);
   withUsers = set: lib.concatMap listed ([ set ] ++ lib.attrValues set.users);
+  # What of a disk root makes and mounts: the directory itself, and a place in it for each path.
+  storageOf = set:
+    let
+      at = set.persistentStoragePath;
+    in
+    [ at ] ++ map (path: lib.removeSuffix "/" at + path) (withUsers set);
   enabled = set: lib.filter (one: one.enable or true) (lib.attrValues set);
 
   # Of impermanence, as home-manager has it: a home's own, for agents alone.
@@ -21,13 +27,13 @@ let
     "environment.persistence" = {
       paths = lib.concatMap withUsers (enabled config.environment.persistence)
         ++ lib.optionals (options ? home-manager) (lib.concatMap ofHome (nuketown.agentNames cfg));
-      storage = map (one: one.persistentStoragePath) (enabled config.environment.persistence);
+      storage = lib.concatMap storageOf (enabled config.environment.persistence);
     };
   };
   preservation = lib.optionalAttrs (options ? preservation.preserveAt) {
     "preservation.preserveAt" = lib.optionalAttrs config.preservation.enable {
       paths = lib.concatMap withUsers (lib.attrValues config.preservation.preserveAt);
-      storage = map (one: one.persistentStoragePath) (lib.attrValues config.preservation.preserveAt);
+      storage = lib.concatMap storageOf (lib.attrValues config.preservation.preserveAt);
     };
   };
 
@@ -37,6 +43,7 @@ let
   kept = lib.optionals (cfg.persistDir != null) (map (name: "${cfg.persistDir}/${name}") [ "agents" ".nuketown" ]);
   inKept = path: lib.any (above: isBelow above path) kept;
 
+  outermost = found: lib.filter (path: !lib.any (above: path != above && isBelow above path) found) found;
   check = found: cure: { assertion = found == [ ]; message = cure (lib.concatStringsSep ", " (lib.unique found)); };
 
   assertions = option: said: [
@@ -49,7 +56,11 @@ let
       nuketown: ${option} declares ${paths}, where nuketown keeps what agents declare. Take it out there: it lies in
       nuketown.persistDir (${toString cfg.persistDir}), which outlasts a reboot by itself.
     ''))
-    (check (lib.filter inHomes (said.storage or [ ])) (paths: ''
+    (check (outermost (lib.filter inKept (said.storage or [ ]))) (paths: ''
+      nuketown: ${option} stores in ${paths}, where agents write: root would follow what they put there. Store it in
+      another directory, such as ${toString cfg.persistDir}/system.
+    ''))
+    (check (outermost (lib.filter inHomes (said.storage or [ ]))) (paths: ''
       nuketown: ${option} stores in ${paths}, and nothing below ${cfg.agentsDir} outlasts a reboot. Store it elsewhere.
     ''))
   ];

@@ -1,5 +1,5 @@
 # The rollback in the initrd: the unit and the hook that other initrds have too, with the programs that they call.
-{ config, lib, pkgs, ... }:
+{ config, lib, options, pkgs, ... }:
 
 let
   inherit (builtins) filter head isString match readFile split tail;
@@ -7,7 +7,10 @@ let
   rolled = cfg.btrfsDevice != null;
   initrd = config.boot.initrd;
   # A container and a kernel that is booted without one: there nuketown-rollback.service runs the hook itself.
-  inInitrd = rolled && !config.boot.isContainer && initrd.enable;
+  # Asked of the options, for what stands in boot depends on this.
+  isContainer = options ? boot.isContainer && config.boot.isContainer;
+  hasInitrd = !(options ? boot.initrd.enable) || initrd.enable;
+  inInitrd = rolled && hasInitrd && !isContainer;
 
   # The unit is written once, for every initrd (initrd/units): here it is read back into options, where it can be seen
   # and changed. A key that stands twice becomes a list; a line that begins with # says something to people.
@@ -32,6 +35,15 @@ let
           state // { found = state.found // { ${state.section} = section // { ${key} = joined; }; }; };
     in
     (lib.foldl' step { section = ""; found = { }; } lines).found;
+
+  # A mapping of LUKS that the initrd opens for the agents alone: where its disk is missing or nobody knows the
+  # passphrase, the boot goes on without it only if that is said (crypttab(5)). By a UUID inside of it cannot be told.
+  mapping = match "/dev/mapper/(.+)" (toString cfg.btrfsDevice);
+  locked = if mapping == null then null else (initrd.luks.devices or { }).${head mapping} or null;
+  isShared = lib.any (fs: toString (fs.device or "") == cfg.btrfsDevice && !lib.elem "nofail" (fs.options or [ ])) (
+    lib.attrValues config.fileSystems
+  );
+  isWaitedFor = inInitrd && locked != null && !isShared && !lib.elem "nofail" (locked.crypttabExtraOpts or [ ]);
 
   called = "/usr/lib/nuketown";
   # All of initrd/dracut's list but modprobe, which is for initrds without systemd. boot.sh looks into this directory
@@ -73,9 +85,15 @@ in
       };
     };
 
+    warnings = lib.optional isWaitedFor (
+      "nuketown.btrfsDevice is ${cfg.btrfsDevice}, and boot.initrd.luks.devices.${head mapping} has no \"nofail\":"
+      + " where it does not open, nobody's boot goes on. Set its"
+      + " crypttabExtraOpts = [ \"nofail\" \"x-systemd.device-timeout=30s\" ]."
+    );
+
     assertions = [
       {
-        assertion = !inInitrd || initrd.systemd.enable;
+        assertion = !inInitrd || initrd.systemd.enable or true;
         message =
           "nuketown.btrfsDevice needs boot.initrd.systemd.enable = true: the homes are rolled back in the initrd, and"
           + " NixOS's scripted stage 1 has no place for that which comes after the resume from hibernation and before"

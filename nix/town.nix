@@ -1,5 +1,5 @@
 # /etc/nuketown/town.toml: the one spec that every program reads, made of the options and checked when it is built.
-{ config, lib, pkgs, ... }:
+{ config, lib, options, pkgs, ... }:
 
 let
   nuketown = import ./lib.nix;
@@ -32,6 +32,12 @@ in
             *) exit "$status" ;;
           esac
         '';
+    };
+
+    # Only a build looks at the package. The default is not looked at here: that would be all of its packages.
+    assertions = lib.optional (options.nuketown.package.highestPrio < (lib.mkOptionDefault null).priority) {
+      assertion = !(lib.elem null options.nuketown.package.definitions);
+      message = "nuketown.package is null: name the package of persist and identity, or leave it out";
     };
 
     environment.etc."nuketown/town.toml".source = cfg.build.townFile;

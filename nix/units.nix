@@ -5,19 +5,9 @@ let
   nuketown = import ./lib.nix;
   cfg = config.nuketown;
   agents = nuketown.enabled cfg;
+  synced = lib.any (import ./stored.nix cfg) (lib.attrValues agents);
 
-  # Whose data goes to the store: who has a part in the timer (docs/formats/spec.md, "persist").
-  stored = cfg.store != null && cfg.store != "none";
-  sent =
-    entry:
-    entry.type or "directory" == "file"
-    || lib.elem (entry.via or null) [ "both" "store" ]
-    || stored
-      && entry.via or null == null
-      && (entry.class or "data" == "data" || entry.class or "data" == "credential" && entry.upload or false);
-  synced = lib.any (agent: lib.any sent (nuketown.persistOf agent)) (lib.attrValues agents);
-
-  # What the units call by a name without a slash: mount, umount, findmnt, sh, grep, true. systemd's own list of
+  # What the units call by a name without a slash: mount, umount, findmnt, sh, grep, rm, true. systemd's own list of
   # directories is that of its package in NixOS, where none of these are.
   programs = [ pkgs.bash pkgs.coreutils pkgs.gnugrep pkgs.util-linux ];
 
@@ -31,15 +21,22 @@ let
     ExecSearchPath=${lib.makeBinPath programs}
     X-RestartIfChanged=false
   '';
-  # But for the homes, by a name that is read after that one: nothing requires this unit, a second run does what is
-  # missing and nothing else, and it gives an agent that a switch brings its home, before the switch starts
-  # multi-user.target again and with it that agent's target.
+  # But for these two, by a name that is read after that one: nothing requires them, and a second run does what is
+  # missing and nothing else. They give an agent that a switch brings its home, and take what somebody left under its
+  # uid, before the switch starts multi-user.target again and with it that agent's target. The sweep is reloaded, which
+  # is what it has for that: a stop of it, as a part of a restart, forgets who was swept.
   homes = pkgs.writeText "nuketown-restart.conf" ''
     [Unit]
     X-Restart-Triggers=${cfg.build.townFile}
     [Service]
     X-RestartIfChanged=true
     X-StopIfChanged=false
+  '';
+  sweep = pkgs.writeText "nuketown-reload.conf" ''
+    [Unit]
+    X-Restart-Triggers=${cfg.build.townFile}
+    [Service]
+    X-ReloadIfChanged=true
   '';
   # An agent is taken away by its target alone, of which all these are a part. One of them may go with what it was for:
   # when nothing is kept in the store any longer, an agent that runs does not end for it.
@@ -53,7 +50,7 @@ in
     nuketown.build.units =
       pkgs.runCommand "nuketown-units"
         {
-          inherit dropIn homes instances;
+          inherit dropIn homes instances sweep;
           town = cfg.build.townFile;
           program = "${cfg.package}/bin/persist";
           # A container has no initrd: there nuketown-rollback.service runs the hook.
@@ -69,6 +66,13 @@ in
             case $unit in *@.service) cp -- "$instances" "$unit.d/nuketown-instances.conf" ;; esac
           done
           cp -- "$homes" nuketown-homes.service.d/nuketown-restart.conf
+          cp -- "$sweep" nuketown-sweep.service.d/nuketown-reload.conf
+          # A file for each agent: a switch that takes the agent away finds it gone and stops the target, and all that
+          # is part of it: the account is closed, its processes end, its last sync runs. A drop-in would not do: without
+          # a file of that name a switch looks at the template, which stays.
+          while read -r name; do
+            cp -- nuketown-agent@.target "nuketown-agent@$name.target"
+          done <"$out/etc/nuketown/agents"
         '';
 
     # NixOS reads no [Install] section and no .wants directory of a package. What these units want of each other stands
@@ -84,15 +88,6 @@ in
       ++ lib.optional (cfg.btrfsDevice != null) "nuketown-mount.service"
       ++ map (name: "nuketown-agent@${name}.target") (lib.attrNames agents);
       timers.wants = lib.optional synced "nuketown-sync.timer";
-    }
-    # A file for each agent: a switch that takes the agent away finds it gone and stops the target, and all that is part
-    # of it: the account is closed, its processes end, its last sync runs.
-    // lib.mapAttrs' (
-      name: agent:
-      lib.nameValuePair "nuketown-agent@${name}" {
-        overrideStrategy = "asDropin";
-        description = "Agent ${name}, with all that it declared";
-      }
-    ) agents;
+    };
   };
 }

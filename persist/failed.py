@@ -29,7 +29,7 @@ _ALL = {
     "rollback": Meaning("no agent starts: nobody can say that their homes were made blank", "persist status"),
     "mount": Meaning("no agent starts: their homes are not mounted", "persist status"),
     "homes": Meaning("agents without a home or a directory of theirs stay out, the others start", "persist restore"),
-    "sweep": Meaning("agents of which something was left outside their homes stay out", "persist sweep"),
+    "sweep": Meaning("agents of which something was left outside their homes stay out", "persist sweep --missing"),
     "tidy": Meaning("old homes stay on the disk", "persist tidy"),
     "lost": Meaning("what went with the homes is not written down; they are set aside all the same", "persist homes"),
 }

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
+from pathlib import PurePosixPath
 from typing import Any
 
 from persist import keybox, worth
@@ -52,6 +53,21 @@ def _is_there(home: int, path: str) -> bool:
     with suppress(OSError, ValueError), files.opened(kernel.openat2(home, path, flags, 0, stay)):
         return True
     return False
+
+
+def lies_below(spec: Spec, agent: Agent, path: PurePosixPath) -> bool:
+    """Whether `identity install` put something at a path of the home, or below it. Raises nothing.
+
+    Where there is a record that cannot be read it may have.
+    """
+    record = spec.state_dir / "installed" / f"{agent.name}.json"
+    try:
+        tree = json.loads(files.read_bounded(record, _LIMIT))
+    except (Failure, ValueError, RecursionError):
+        return os.path.lexists(record)
+    found = [PurePosixPath(one) for one, _ in _recorded(tree)]
+    found += [PurePosixPath(_KEYBOX)] if _keys(tree) else []
+    return any(one.is_relative_to(path) for one in found)
 
 
 def comes_back(path: bytes, known: Known) -> bool:

@@ -15,11 +15,11 @@ _VERBS = {
     "persist": "check init rollback restore sync lost status homes tidy recall units install uninstall "
     "log get verify prune forget repair key release adopt chown metrics sweep account failed "
     "snapshot reset diff export import",
-    "identity": "gen install check secret host show rotate revoke import recipients publish",
+    "identity": "gen install documents check secret host show rotate revoke import recipients publish",
 }
 _NO_OUT = ("host",)  # of identity: the verbs without --out
-# Words of a shell that call `identity` with a spec and --out of their own, for a verb to follow: whoever calls it with a
-# spec that goes away says so in the environment. Words of hints alone: what runs does not depend on it.
+# In the environment: words of a shell that call `identity` with a spec and --out of their own, for a verb to follow.
+# Whoever calls it with a spec that goes away says so there. For hints alone: what runs does not depend on it.
 _CALLED = "NUKETOWN_IDENTITY"
 # What a shell_word quotes is a name, whatever it spells. An apostrophe after a letter begins no quotation.
 _QUOTED = r"(?<!\w)\$'(?:[^'\\]|\\.)*'|(?<!\w)'(?:[^']|'\"'\"')*'"
@@ -66,7 +66,7 @@ def as_root(prog: str, verb: str) -> str:
     if now is None:
         return f"sudo {prog} {verb}"
     if prog == "identity" and (called := os.environ.get(_CALLED)):
-        return " ".join(["sudo", called, *map(shell_word, _without_out(now))])
+        return " ".join(["sudo", called, *map(shell_word, _without(("--spec", "--out"), now.words))])
     typed = any(word.partition("=")[0] == "--spec" for word in now.words)
     spec = [] if now.spec is None or typed else ["--spec", str(now.spec)]
     return " ".join(map(shell_word, ["sudo", *_program(prog), *spec, *now.words]))
@@ -89,13 +89,12 @@ def with_spec(hint: str) -> str:
     return re.sub(_FIND, lambda found: said(found[0]) if found["command"] else found[0], hint)
 
 
-def _without_out(now: Typed) -> Iterator[str]:
-    words = iter(now.words)
-    for word in words:
-        if word == "--out" and now.out is not None:
-            next(words, None)
-        else:
-            yield word
+def _without(options: Sequence[str], typed: Sequence[str]) -> list[str]:
+    """The words without the first of each of these options, and its value: as such a program puts them there."""
+    words = list(typed)
+    for at in (words.index(option) for option in options if option in words):
+        del words[at : at + 2]
+    return words
 
 
 def _program(prog: str) -> list[str]:

@@ -77,7 +77,7 @@ def _secrets(value: object, place: Place, name: str, signing: Signing) -> Secret
             table.take("gpg_key", path, usual.gpg_key),
             table.take("extra", pairs(grammar.file_name, path, '{ anthropic-key = "ada/anthropic-key" }'), ()),
             table.take(
-                "env", pairs(grammar.variable, text(grammar.file_name, '"anthropic-key"'), '{ KEY = "name" }'), ()
+                "env", pairs(grammar.own_variable, text(grammar.file_name, '"anthropic-key"'), '{ KEY = "name" }'), ()
             ),
             table.take("gpg_encryption", flag, False),
         )

@@ -40,6 +40,16 @@ _SYSTEM = frozenset(
     + [f"/{name}" for name in ("bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "nix", "proc", "root")]
     + [f"/{name}" for name in ("run", "sbin", "sys", "tmp", "usr", "var")]
 )
+# Nothing in them is anybody's own either: made anew at each boot, by the kernel, or by whoever installs the system.
+_KEPT_FREE = frozenset({
+    "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/nix/store", "/nix/var", "/proc", "/run", "/sbin",
+    "/sys", "/usr", "/var/empty", "/var/lib/nixos", "/var/lock", "/var/log", "/var/run",
+})  # fmt: skip
+# environ(7), bash(1), ld.so(8), systemd's own: what shells and the programs that they start go by.
+_OF_LOGINS = frozenset({
+    "BASHOPTS", "BASH_ENV", "DBUS_SESSION_BUS_ADDRESS", "ENV", "EUID", "HOME", "IFS", "LOGNAME", "OLDPWD", "PATH",
+    "PPID", "PROMPT_COMMAND", "PS4", "PWD", "SHELL", "SHELLOPTS", "TMPDIR", "UID", "USER", "XDG_RUNTIME_DIR",
+})  # fmt: skip
 
 
 class Wrong(ValueError):
@@ -119,6 +129,13 @@ unix_name = matching(_UNIX, "a user's or group's name", "use letters, digits, `_
 prompt_name = matching(_PROMPT, "a name for an agent definition", "use lower-case letters, digits and `-`, at most 64")
 
 
+def own_variable(text: str) -> str:
+    """A variable that a login has no meaning for: a secret in `PATH` or `LD_PRELOAD` leaves nothing that starts."""
+    if variable(text) in _OF_LOGINS or text.startswith("LD_"):
+        raise Wrong(f"{quoted(text)} has a meaning of its own for each login", "name a variable of one program")
+    return text
+
+
 def subvolume(text: str) -> str:
     """One plain component of a path, safe in fstab(5) and in the option `subvol=`."""
     what = "one plain name of a subvolume"
@@ -193,6 +210,8 @@ def place(text: str) -> str:
     absolute(text)
     if text == "/":
         raise Wrong("may not be /", "name a directory of its own, such as /agents")
+    if any(text == each or text.startswith(f"{each}/") for each in _KEPT_FREE):
+        raise Wrong(f"{quoted(text)} belongs to the system", "name a directory of its own, such as /agents")
     if is_system(text):
         raise Wrong(f"{quoted(text)} belongs to the system", f"name a directory of its own, such as {text}/nuketown")
     if ":" in text:

@@ -14,7 +14,9 @@ let
   made = "${cfg.build.documents}/${name}";
   claude = agent.claudeCode;
   claudeDir = documents.directory "claude-code" agent;
-  gitConfig = ".config/git/config";
+  inherit (documents) gitConfig;
+  include = "[include]\n  path = ${made}/${gitConfig}";
+  keyless = import ./git.nix { inherit agent cfg lib name; };
 
   # Where home-manager writes git's configuration, ours is a part of it.
   linked = lib.filter (path: path != gitConfig || !config.programs.git.enable) (documents.paths agent);
@@ -42,32 +44,33 @@ in
         nix-direnv.enable = lib.mkDefault true;
       };
 
-    }
-
-    (lib.mkIf isLinked {
-      home.file = lib.genAttrs linked link;
-
       # Our variables, in whatever shell home-manager sets up.
       home.sessionVariablesExtra = lib.mkIf (documents.hasVariables agent) ''
         if [ -r "$HOME/.config/nuketown/environment.sh" ]; then . "$HOME/.config/nuketown/environment.sh"; fi
       '';
 
+      # Before there are keys too: the configuration says more of git than who signs.
       programs.git.enable = lib.mkDefault true;
       xdg.configFile."git/config" = lib.mkIf config.programs.git.enable {
         force = lib.mkDefault true;
         # First, so that what is said elsewhere goes before it.
         text = lib.mkBefore ''
-          [include]
-            path = ${made}/${gitConfig}
+          ${if isLinked then include else keyless}
           [init]
             defaultBranch = master
           [pull]
             rebase = true
         '';
       };
+    }
+
+    (lib.mkIf isLinked { home.file = lib.genAttrs linked link; })
+
+    (lib.mkIf (!isLinked && !config.programs.git.enable) {
+      home.file.${gitConfig} = { force = lib.mkDefault true; text = lib.mkDefault keyless; };
     })
 
-    (lib.mkIf (isLinked && config.programs.git.enable) {
+    (lib.mkIf config.programs.git.enable {
       # It is said in ours. By itself home-manager writes it for whoever began before 25.05.
       programs.git.signing.format = lib.mkDefault null;
     })

@@ -113,9 +113,16 @@ let
     "bin" "boot" "dev" "etc" "home" "lib" "lib32" "lib64" "nix" "proc" "root" "run" "sbin" "sys" "tmp" "usr" "var"
   ];
 
+  # Nothing in them is anybody's own either: made anew at each boot, by the kernel, or by whoever installs the system.
+  keptFree = [ "/nix/store" "/nix/var" "/var/empty" "/var/lib/nixos" "/var/lock" "/var/log" "/var/run" ]
+    ++ map (name: "/${name}") [
+      "bin" "boot" "dev" "etc" "lib" "lib32" "lib64" "proc" "run" "sbin" "sys" "usr"
+    ];
+
   place = text: first [
     (absolute text)
-    (unless (!elem text system) "${quote text} belongs to the system: name a directory of its own, such as /agents")
+    (unless (!elem text system && !any (one: inside one text) keptFree)
+      "${quote text} belongs to the system: name a directory of its own, such as /agents")
     (unless (!has [ ":" ] text) "${quote text} holds a colon, which a home in passwd(5) cannot: leave it out")
   ];
 
@@ -164,7 +171,8 @@ let
         ("is the path of a file, which everybody reads where it lies in the Nix store: "
           + "name a key of the SOPS file, as in \"ada/ssh-key\""))
       (unless (builtins.length keys <= 8 && all isKey keys && lower (builtins.head keys) != "sops")
-        "is no path of a key in the SOPS file: write keys joined by `/`, as in \"ada/ssh-key\"")
+        ("is no path of a key in the SOPS file: write keys joined by `/`, as in \"ada/ssh-key\": "
+          + "each begins with a letter, and is no word of YAML's (y, no, on, null, …)"))
     ];
 
   upperCase = genList (n: substring n 1 "ABCDEFGHIJKLMNOPQRSTUVWXYZ") 26;

@@ -62,7 +62,8 @@ let
       extra = found.secrets.extraSecrets;
       inherit (found.secrets) env;
     };
-    sudo = found.sudo.enable;
+    # Nothing grants root yet: the documents would tell the agent of a command that it does not have.
+    sudo = false;
     devices = map (device: { inherit (device) subsystem attrs action permission group; }) found.devices;
     prompts = { inherit (found.prompts) runtimes name tools settings extra; };
   };

@@ -24,16 +24,50 @@ let
   span = matching "( *[0-9]{1,12}(\\.[0-9]{1,6})? *(${units})?)+ *"
     "no time span: write it as in \"15min\" or \"1h 30min\"";
 
+  # A span in seconds; one that is none is said above.
+  seconds = text:
+    let
+      found = filter builtins.isList (split "([0-9]{1,12}(\\.[0-9]{1,6})?) *(${units})?" text);
+      unit = name: lengths.${if name == null then "s" else name};
+      one = groups: decimal (head groups) * unit (builtins.elemAt groups 2);
+    in
+    builtins.foldl' (sum: groups: sum + one groups) 0 found;
+  decimal = text: builtins.fromJSON (head (match "0*([0-9]+(\\.[0-9]+)?)" text));
+  lengths = builtins.listToAttrs (builtins.concatMap
+    (unit: map (name: { inherit name; value = unit.length; }) unit.names)
+    [
+      { length = 0.000001; names = [ "usec" "us" "µs" "μs" ]; }
+      { length = 0.001; names = [ "msec" "ms" ]; }
+      { length = 1; names = [ "seconds" "second" "sec" "s" ]; }
+      { length = 60; names = [ "minutes" "minute" "min" "m" ]; }
+      { length = 3600; names = [ "hours" "hour" "hr" "h" ]; }
+      { length = 86400; names = [ "days" "day" "d" ]; }
+      { length = 604800; names = [ "weeks" "week" "w" ]; }
+      { length = 2629800; names = [ "months" "month" "M" ]; }
+      { length = 31557600; names = [ "years" "year" "y" ]; }
+    ]);
+  spanWithin = low: high: said: text: first [
+    (span text)
+    (unless (seconds text >= low && seconds text <= high) "${quote text} is outside of ${said}: choose one in between")
+  ];
+  every = spanWithin 1 31557600 "1s to 1y";
+  wait = spanWithin 0 600 "0s to 10min";
+
   free = matching "[0-9]{1,2}(\\.[0-9]{1,3})?%|${size}"
     "neither a percentage nor a size: write it as in \"10%\" or \"20G\"";
 
-  # The whole number that a size begins with.
-  number = text: builtins.fromJSON (head (match "0*([0-9]+)[^0-9].*" text));
+  # A size in megabytes.
+  megabytes = text:
+    let
+      groups = match "([0-9.]+)([KMGT])" text;
+    in
+    decimal (head groups) * { K = 1 / 1024.0; M = 1; G = 1024; T = 1048576; }.${builtins.elemAt groups 1};
 
   quota = text: first [
     (matching size "no size: write it as in \"20G\" (K, M, G, T)" text)
     (unless (match "0*(\\.0*)?[KMGT]" text == null) "${quote text} is nothing: write it as in \"20G\"; at least \"1M\"")
-    (unless (!endsWith "K" text || number text >= 1024) "${quote text} is too little: at least \"1M\"")
+    (unless (megabytes text >= 1) "${quote text} is too little: at least \"1M\"")
+    (unless (megabytes text < 8796093022208) "${quote text} is more than a home could have: write it as in \"20G\"")
   ];
 
   machine = matching "[0-9a-f]{32}" "not 32 hex digits in lower case: leave it out, or: openssl rand -hex 16";
@@ -60,6 +94,8 @@ let
             "names no bucket: ${cure}")
           (unless (all (name: elem name [ "endpoint" "region" "imds" ]) names)
             "has an option that is none of endpoint, region and imds: credentials go into storeCredentials")
+          (unless (!has [ "@" "%40" ] options)
+            "has user info (…@) in its endpoint: put the credentials into a file, and name it in storeCredentials")
         ])
     ];
   fileStore = rest: cure: first [
@@ -80,12 +116,15 @@ let
       ])
       "is no recipient: write age1…, ssh-ed25519 AAAA…, or the 40 hex digits that `gpg --fingerprint` shows";
 
-  # udev(7): a shell pattern, alternatives with `|`. What has no letter or digit outside of brackets matches anything.
+  # udev(7): a shell pattern, alternatives with `|`. What has no letter or digit outside of brackets matches anything,
+  # and `0*|1*|2*|…` or `*0*` nearly anything: a pattern has two of them, and does not begin with `*`.
   says = text:
     let
       outside = one: builtins.concatStringsSep "" (parts "\\[[^]]*]?" one);
+      letter = "([A-Za-z0-9]|[^ -~])";
+      least = one: if has [ "*" "?" "[" ] one then ".*${letter}.*${letter}.*" else ".*${letter}.*";
     in
-    all (one: match ".*([A-Za-z0-9]|[^ -~]).*" (outside one) != null) (parts "\\|" text);
+    all (one: !startsWith "*" one && match (least one) (outside one) != null) (parts "\\|" text);
 
   udevValue = text: first [
     (line 1000 text)
@@ -116,6 +155,16 @@ let
   fileName = matching "[A-Za-z0-9][A-Za-z0-9._-]{0,99}" "no file name: letters, digits, `.`, `_` and `-`";
   variable = matching "[A-Za-z_][A-Za-z0-9_]{0,99}"
     "no name of a variable: letters, digits and `_`, and no digit first";
+  # environ(7), bash(1), ld.so(8), systemd's own: what shells and the programs that they start go by.
+  ownVariable = text: first [
+    (variable text)
+    (unless (!elem text ofLogins && !startsWith "LD_" text)
+      "${quote text} has a meaning of its own for each login: name a variable of one program")
+  ];
+  ofLogins = [
+    "BASHOPTS" "BASH_ENV" "DBUS_SESSION_BUS_ADDRESS" "ENV" "EUID" "HOME" "IFS" "LOGNAME" "OLDPWD" "PATH" "PPID"
+    "PROMPT_COMMAND" "PS4" "PWD" "SHELL" "SHELLOPTS" "TMPDIR" "UID" "USER" "XDG_RUNTIME_DIR"
+  ];
   documentName = matching "[a-z][a-z0-9-]{0,63}"
     "no name for an agent definition: lower-case letters, digits and `-`, at most 64";
   yamlFile = text: first [
@@ -125,6 +174,6 @@ let
 in
 {
   inherit
-    action device documentName fileName free machine once permission quota recipient says span store subsystem
-    subvolume udevName udevValue unixName variable yamlFile;
+    action device documentName every fileName free machine once ownVariable permission quota recipient says span store
+    subsystem subvolume udevName udevValue unixName variable wait yamlFile;
 }

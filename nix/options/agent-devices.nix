@@ -19,6 +19,7 @@ let
       example = { idVendor = "0483"; idProduct = "5740"; };
       description = ''
         What must match: attributes as `udevadm info --attribute-walk` shows them, and patterns of udev(7).
+        One at least tells it from most others: not `authorized` alone, and no value such as `*0*`.
       '';
     };
 

@@ -5,6 +5,7 @@
 let
   inherit (lib) literalExpression mkOption types;
   later = "Accepted, and without effect in this version.";
+  secret = "with sops-nix it is a secret in /run/secrets already.";
 
   text = default: example: what: mkOption {
     type = types.str;
@@ -48,7 +49,7 @@ in
         type = types.bool;
         default = false;
         example = true;
-        description = "Whether the agent is told that it may ask for root. In this version nothing grants it.";
+        description = "Whether a person may let the agent run a command as root. ${later}";
       };
       commands = texts [ "/run/current-system/sw/bin/systemctl" ] "The commands that it may ask for.";
     };
@@ -63,7 +64,7 @@ in
       enable = switch "A service that acts for the agent between its sessions.";
       package = maybe types.package (literalExpression "pkgs.nuketown-daemon") "The daemon.";
       bootstrapModel = text "claude-haiku-4-5-20251001" "claude-haiku-4-5" "The model that prepares a workspace.";
-      apiKeySecret = maybe types.str "ada/anthropic-key" "The path of its API key in the SOPS file.";
+      apiKeySecret = maybe types.str "ada/anthropic-key" "The path of its API key in the SOPS file; ${secret}";
       repos = mkOption {
         type = types.attrsOf (types.submodule { options.url = text "" "https://example.com/r.git" "Where it is."; });
         default = { };
@@ -76,7 +77,7 @@ in
         host = text "" "imap.example.com" "The IMAP server.";
         port = number 993 993 "Its port.";
         username = text "" "ada@example.com" "The account there.";
-        passwordSecret = maybe types.str "ada/mail-password" "The path of its password in the SOPS file.";
+        passwordSecret = maybe types.str "ada/mail-password" "The path of its password in the SOPS file; ${secret}";
         mailbox = text "INBOX" "INBOX" "The mailbox.";
       };
     };
@@ -90,7 +91,7 @@ in
         example = "ada@example.com";
         description = "Its address. ${later}";
       };
-      passwordSecret = maybe types.str "ada/xmpp-password" "The path of its password in the SOPS file.";
+      passwordSecret = maybe types.str "ada/xmpp-password" "The path of its password in the SOPS file; ${secret}";
       rooms = texts [ "agents@conference.example.com" ] "The rooms that it enters.";
     };
   };

@@ -55,12 +55,13 @@ let
       description = "Whether what is a credential there goes to the store.";
     };
   };
-  # `either` by itself tells a documentation nothing of the options of a table.
-  table = types.submodule entry;
+  # A submodule takes paths too, as modules to import: `[ ./projects ]` is no table.
+  table = types.addCheck (types.submodule entry) builtins.isAttrs;
 in
 {
   options = {
     persist = mkOption {
+      # `either` by itself tells a documentation nothing of the options of a table.
       type = types.listOf (types.either types.str table // { inherit (table) getSubOptions; });
       default = [ "projects" ];
       example = literalExpression ''

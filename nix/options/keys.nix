@@ -21,7 +21,20 @@ in
       example = literalExpression "./secrets/agents.yaml";
       description = ''
         The SOPS file of the agents' secrets, a file of the checkout: it is encrypted, so it may lie in the Nix store.
-        `nix run .#identity -- gen` makes it. null: agents have no keys of their own.
+        `nix run .#identity -- gen` makes it. null: agents have no keys and no secrets of their own; those that lie in a
+        home by another hand (`.ssh/id_ed25519`, `.gnupg`) are left as they are.
+      '';
+    };
+
+    sopsSecrets = mkOption {
+      type = types.bool;
+      default = true;
+      example = false;
+      description = ''
+        With sops-nix: whether what agents name are `sops.secrets` too, in /run/secrets. sops-nix installs all secrets
+        of a machine or none (those apart that are `neededForUsers`): where this machine cannot open `sopsFile`, the
+        person's are missing as well. false: agents get theirs by `identity install` alone, which concerns nobody else.
+        Without sops-nix it has no effect.
       '';
     };
 

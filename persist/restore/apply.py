@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import assert_never
 
-from persist import copies, entering, outgoing
+from persist import copies, entering, outgoing, reinstalled
 from persist.restore import carry, copying, fetching, staging
 from persist.restore import site as site_
 from persist.restore.actions import (
@@ -36,7 +36,7 @@ from persist.restore.actions import (
 )
 from persist.restore.origins import Origin
 from persist.restore.site import PARENTS, ROOT, STOP, RestoreFailed, Site
-from town import btrfs, files, kernel, mounts, subvolumes
+from town import btrfs, files, kernel, mounts, standing, subvolumes
 from town.failure import Unsafe
 from town.spec import Persist
 from town.terminal import shell_word, shown
@@ -45,6 +45,7 @@ from town.terminal import shell_word, shown
 def apply(site: Site, action: Action) -> str:
     """Do one action; what there is to add to its own line. Raises Failure, never OSError."""
     try:
+        _forget_identity(site, action)
         return _apply(site, action)
     except OSError as error:
         raise refused(error, _disk(site, action), str(action)) from error
@@ -52,6 +53,16 @@ def apply(site: Site, action: Action) -> str:
         if not isinstance(failure.__cause__, OSError):
             raise
         raise refused(failure.__cause__, _disk(site, action), str(action)) from failure
+
+
+def _forget_identity(site: Site, action: Action) -> None:
+    """What `identity install` brought at this boot is gone when something takes its place: so it is said before."""
+    match action:
+        case MakeHome():
+            standing.forget(standing.INSTALLED, site.agent.name)
+        case Bind(entry) | Fetch(entry) | Carry(entry) | CopyIn(entry):
+            if reinstalled.lies_below(site.spec, site.agent, entry.path):
+                standing.forget(standing.INSTALLED, site.agent.name)
 
 
 def refused(error: OSError, place: Path, what: str) -> RestoreFailed:

@@ -89,7 +89,8 @@ def test_after_the_reboot_it_says_what_went_to_the_last_second(boots: Boots) -> 
     assert folded["diary"] == "notes"
     assert folded["nested"] == "subvolume"
     assert "kept" not in folded
-    assert {"path": {"text": "diary", "base64": "ZGlhcnk="}, "kind": "notes"} in agents["ada"]["persist"]
+    diary = {"path": {"text": "diary", "base64": "ZGlhcnk="}, "kind": "notes", "type": "directory"}
+    assert diary in agents["ada"]["persist"]
     assert [line["path"]["text"] for line in agents["vox"]["folded"]] == ["v"]
 
 

@@ -90,6 +90,10 @@ is is nuketown-agent@vox.target nuketown-agent@ida.target nuketown-agent@hal.tar
 asked who ida hal
 who who vox sid human
 echo "left $(ls /tmp /var/tmp /dev/shm | grep of-)"
+as vox touch /tmp/at-work /dev/shm/at-work
+systemctl start nuketown-agent@sid.target; echo "again $?"
+echo "swept-again $(journalctl -b -u nuketown-sweep.service -o cat | grep -c 'of-sid stays')"
+echo "at-work $(echo $(ls /tmp /dev/shm | grep at-work))"
 chattr -i /var/tmp/of-sid
 persist sweep sid && systemctl start nuketown-agent@sid.target; echo "cured $?"
 asked cured sid
@@ -151,6 +155,13 @@ def test_an_agent_whose_leavings_cannot_be_taken_away_stays_out(one: tuple[Said,
 
 def test_what_others_left_is_gone(one: tuple[Said, dict[str, str]]) -> None:
     assert one[0]["left"] == "of-sid", one[0]["said"]
+
+
+def test_a_sweep_that_failed_and_runs_again_takes_nothing_of_who_is_here(one: tuple[Said, dict[str, str]]) -> None:
+    said, _ = one
+    assert said["again"] == "1", said["said"]
+    assert int(said["swept-again"]) >= 2, said["said"]
+    assert said["at-work"] == "at-work at-work", said["said"]
 
 
 def test_the_others_and_the_human_come_up(one: tuple[Said, dict[str, str]]) -> None:
@@ -225,6 +236,50 @@ def test_an_empty_store_is_never_taken_for_nothing_to_fetch(store: tuple[Said, T
     assert set(said.lets("empty", "ada").values()) == {False}
     assert said["empty.nuketown-agent@vox.target"] == "active"
     assert "store" in lines(town)["nuketown-restore@ada.service"].partition("(")[2]
+
+
+LATE = f"""
+{SETTLED}
+is is nuketown-agent@ada.target nuketown-restore@ada.service nuketown-identity@ada.service
+asked who ada
+echo "before $(ls -A /agents/ada)"
+persist init --store; echo "init $?"
+systemctl start nuketown-agent@ada.target; echo "cured $?"
+asked cured ada
+echo "bound $(findmnt --task 1 --noheadings --output FSROOT /agents/ada/.claude)"
+echo "claude $(echo $(ls -A /agents/ada/.claude))"
+"""
+
+
+@pytest.fixture(scope="module")
+def late(installed: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Said, dict[str, str]]]:
+    """A boot before the store was made, of an agent with settings in a directory that is asked of it."""
+    preset = '[{ path = ".claude", preset = "claude-code" }]'
+    text = spec(f'store = "{services.STORE}"', ada=(ADA, preset))
+    with services.town(installed, tmp_path_factory.mktemp("late"), text, {"ada": ADA}) as town:
+        yield town.boot(LATE), lines(town)
+
+
+def test_while_what_is_fetched_is_not_there_no_keys_or_settings_take_its_place(
+    late: tuple[Said, dict[str, str]],
+) -> None:
+    said, told = late
+    assert said.states("is") == {
+        "nuketown-agent@ada.target": "inactive",
+        "nuketown-restore@ada.service": "failed",
+        "nuketown-identity@ada.service": "inactive",
+    }
+    assert set(said.lets("who", "ada").values()) == {False}
+    assert said["before"] == "", said["said"]
+    assert set(told) == {"nuketown-restore@ada.service"}  # one line, by what failed
+
+
+def test_a_start_after_the_store_was_made_fetches_binds_installs_and_opens(late: tuple[Said, dict[str, str]]) -> None:
+    said, _ = late
+    assert (said["init"], said["cured"]) == ("0", "0"), said["said"]
+    assert set(said.lets("cured", "ada").values()) == {True}
+    assert said["bound"].endswith("/.claude")
+    assert "CLAUDE.md" in said["claude"].split()
 
 
 # ---- no persist_dir

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from persist import swept
 from tests.boot.rendered import AGENTS, LOCAL, S3, Units, rendered, town
 
 STEPS = ("restore", "bind", "identity", "open")
@@ -99,6 +100,21 @@ def test_the_account_is_opened_when_every_other_step_has_succeeded(made: Units) 
     assert "nuketown-identity@%i.service" in made.words("nuketown-open@.service", "Requires")
     after = made.words("nuketown-open@.service", "After")
     assert {"nuketown-homes.service", "nuketown-sweep.service", "nuketown-identity@%i.service"} <= set(after)
+
+
+def test_keys_and_settings_come_when_what_was_fetched_is_in_its_place(made: Units) -> None:
+    """Before, they would fill a directory that is to be bound, or to be fetched."""
+    assert "nuketown-identity@ada.service.requires/nuketown-bind@ada.service" in links(made)
+    assert "nuketown-bind@%i.service" in made.words("nuketown-identity@.service", "After")
+
+
+def test_a_sweep_that_is_run_again_leaves_alone_who_is_here(made: Units) -> None:
+    """Every login starts it again after a failure; a reload brings in who came since the boot."""
+    name = "nuketown-sweep.service"
+    for key in ("ExecStart", "ExecReload"):
+        assert made.lines(name, key) == ["/usr/bin/persist --spec /etc/town.toml sweep --missing"]
+    # What a soft-reboot finds was not swept: it keeps /run.
+    assert made.lines(name, "ExecStop") == [f"rm -f {swept.file()}"]
 
 
 def test_one_agents_failure_is_not_the_others(made: Units) -> None:

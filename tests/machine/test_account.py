@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from identity import installed
 from persist import account, cli, swept
 from tests.machine import logins, towns
 from tests.machine.towns import ADA, VOX, Town, town
-from town import bootid, standing, strays
+from town import bootid, btrfs, files, standing, strays
 
 pytestmark = pytest.mark.root
 __all__ = ["town"]
@@ -102,6 +103,37 @@ def test_an_agent_that_was_not_swept_stays_out(ready: Town) -> None:
 
 def test_an_agent_whose_identity_was_not_installed_stays_out(ready: Town) -> None:
     standing.forget(standing.INSTALLED, "ada")
+    lacking(ready, "its identity was not installed at this boot", "identity install ada && ")
+
+
+def test_what_comes_over_what_was_installed_keeps_its_agent_out_until_that_is_installed_again(ready: Town) -> None:
+    there = installed.Record({".config/claude/settings.json": "0" * 64})
+    installed.record(ready.spec, ready.spec.agent("ada"), there)
+    ready.write('["projects", "notes", ".config/git"]')
+    assert ready.persist("restore").status == 0
+    assert ready.persist("account", "open", "ada").status == 0  # nothing of it lay there
+    ready.write('["projects", "notes", ".config/git", ".config/claude"]')
+    assert ready.persist("restore").status == 0
+    lacking(ready, "its identity was not installed at this boot", "identity install ada && ")
+    standing.note(standing.INSTALLED, "ada")
+    assert ready.persist("restore").status == 0
+    assert ready.persist("account", "open", "ada").status == 0
+
+
+def test_a_record_that_cannot_be_read_is_of_what_may_lie_anywhere(ready: Town) -> None:
+    record = ready.spec.state_dir / "installed/ada.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text("{")
+    ready.write('["projects", "notes"]')
+    assert ready.persist("restore").status == 0
+    lacking(ready, "its identity was not installed at this boot", "identity install ada && ")
+
+
+def test_a_home_that_was_made_anew_has_nothing_installed(ready: Town) -> None:
+    towns.undo(ready.agents / "ada")
+    with files.opened(files.open_dir(ready.agents)) as agents:
+        btrfs.delete(agents, "ada")
+    assert ready.persist("restore").status == 0
     lacking(ready, "its identity was not installed at this boot", "identity install ada && ")
 
 

@@ -3,18 +3,19 @@
 import os
 import re
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from persist import units
-from tests.nix.evaluated import CHECKOUT, evaluate
+from tests.nix.evaluated import evaluate
 from town import spec
 
 # What the packages hold of what units call, on NixOS; here it is taken from where Debian has it.
 HOLDS = {
     "bash": ("sh",),
-    "coreutils": ("true",),
+    "coreutils": ("rm", "true"),
     "gnugrep": ("grep",),
     "util-linux": ("mount", "umount", "findmnt"),
 }
@@ -29,10 +30,10 @@ in
   dropIn = units.env.dropIn.text;
   homes = units.env.homes.text;
   instances = units.env.instances.text;
+  sweep = units.env.sweep.text;
   packages = map toString config.systemd.packages;
   units = toString units;
   wants = lib.filterAttrs (_: found: found != [ ]) (lib.mapAttrs (_: target: target.wants) config.systemd.targets);
-  targets = lib.mapAttrs (_: target: { inherit (target) overrideStrategy description; }) config.systemd.targets;
 }
 """
 
@@ -67,11 +68,11 @@ def build(at: Path, modules: str) -> Built:
     package = at / "package"
     (package / "bin").mkdir(parents=True)
     for name in ("persist", "identity"):
-        (package / "bin" / name).symlink_to(CHECKOUT / ".venv/bin" / name)
+        (package / "bin" / name).symlink_to(Path(sys.executable).parent / name)
     fake = f'{{ type = "derivation"; name = "nuketown"; outPath = "{package}"; }}'
     said = evaluate(f"{modules} ++ [ {{ nuketown.package = {fake}; }} ]", _ASK)
     given = {"town": said["townText"], "dropIn": _found(at, said["dropIn"])}
-    given |= {name: said[name] for name in ("homes", "instances")}
+    given |= {name: said[name] for name in ("homes", "instances", "sweep")}
     for name, text in given.items():
         (at / name).write_text(text)
     env = os.environ | said["env"] | {name: str(at / name) for name in given} | {"out": str(at / "out")}

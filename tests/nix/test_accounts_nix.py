@@ -109,15 +109,67 @@ TEXTS = {
     "account required pam_deny.so\n": False,
     "auth required pam_unix.so\n": False,
     "account requisite pam_listfile.so item=user sense=allow file=/run/nuketown/open onerr=fail\n": False,
+    "account sufficient pam_unix.so\naccount include login\n": True,
+    "Account Sufficient pam_unix.so\naccount include login\n": True,
+    "account [success=1 default=ignore] pam_x.so\naccount include login\n": True,
+    "account sufficient pam_unix.so\naccount required pam_deny.so\n": True,
+    "account required pam_warn.so\naccount required pam_deny.so\n": False,
+    "account required pam_x.so \\\n  debug\naccount include login\n": False,
 }
 
 
 @pytest.mark.parametrize(("text", "is_said"), TEXTS.items())
 def test_a_service_of_pam_that_is_written_by_hand_and_asks_nothing_is_named(text: str, is_said: bool) -> None:
-    said = text.replace("\n", "\\n")
+    said = text.replace("\\", "\\\\").replace("\n", "\\n")
     failed, warned = messages(f'[ {{ {TOWN} security.pam.services.door.text = "{said}"; }} ]')
     assert failed == []
     assert any("security.pam.services.door.text" in warning for warning in warned) is is_said
+
+
+BEFORE = {
+    'mine = { order = 10; control = "sufficient"; modulePath = "pam_permit.so"; };': True,
+    'mine = { order = 10; control = "[success=2 default=ignore]"; modulePath = "pam_x.so"; };': True,
+    "nuketown-open.enable = false;": True,
+    "nuketown-agent.enable = false; nuketown-open.enable = false;": True,
+    "nuketown-open.order = lib.mkForce 20000;": True,
+    'mine = { order = 10; control = "required"; modulePath = "pam_x.so"; };': False,
+    'mine = { order = 200; control = "sufficient"; modulePath = "pam_x.so"; };': False,
+    'mine = { enable = false; order = 10; control = "sufficient"; modulePath = "pam_x.so"; };': False,
+}
+
+
+@pytest.mark.parametrize("is_written", [False, True], ids=["rules", "text of rules"])
+@pytest.mark.parametrize(("said", "is_told"), BEFORE.items())
+def test_a_rule_that_lets_agents_in_before_they_are_asked_is_named(said: str, is_told: bool, is_written: bool) -> None:
+    given = f"[ {{ {TOWN} }} ({{ lib, ... }}: {{ security.pam.services.sshd.rules.account = {{ {said} }}; }}) ]"
+    if is_written:  # NixOS makes the text of a service of its rules
+        text = as_nixos_writes(evaluate(given, RULES)["sshd"]).replace("\n", "\\n")
+        given = given.removesuffix("]") + f'{{ security.pam.services.sshd.text = "{text}"; }} ]'
+    failed, warned = messages(given)
+    assert failed == []
+    assert any("security.pam.services.sshd.rules.account: " in warning for warning in warned) is is_told
+    assert not any("security.pam.services.login" in warning for warning in warned)
+
+
+@pytest.mark.parametrize("said", ['mode = lib.mkForce "symlink";', "enable = false;"])
+def test_the_list_of_agents_may_be_no_link_and_has_to_be_there(said: str) -> None:
+    given = f'[ {{ {TOWN} }} ({{ lib, ... }}: {{ environment.etc."nuketown/agents" = {{ {said} }}; }}) ]'
+    assert [one for one in messages(given)[0] if 'environment.etc."nuketown/agents" is a link, or none' in one]
+
+
+SSHD = {
+    "UsePAM = false;": True,
+    'UsePAM = false; DenyUsers = [ "ada" ];': True,
+    'UsePAM = false; DenyUsers = [ "ada" "b-x" ];': False,
+    "UsePAM = true; DenyUsers = null;": False,
+}
+
+
+@pytest.mark.parametrize(("settings", "is_refused"), SSHD.items())
+def test_an_sshd_that_does_not_ask_pam_is_refused_unless_it_lets_no_agent_in(settings: str, is_refused: bool) -> None:
+    failed, _ = messages(f"[ {{ {TOWN} services.openssh = {{ enable = true; settings = {{ {settings} }}; }}; }} ]")
+    assert any("UsePAM = false" in one and "DenyUsers" in one for one in failed) is is_refused
+    assert messages(f"[ {{ {TOWN} services.openssh.settings = {{ {settings} }}; }} ]")[0] == []  # it does not run
 
 
 def test_greeters_and_services_that_are_off_are_not_named() -> None:
@@ -153,7 +205,7 @@ def test_homes_lie_in_the_directory_that_is_named() -> None:
 def as_nixos_writes(rules: list[dict[str, Any]]) -> str:
     """A file of /etc/pam.d as nixos/modules/security/pam.nix makes it."""
     lines = ["# Account management."]
-    for rule in rules:
+    for rule in [rule for rule in rules if rule["enable"]]:
         said = ["account", rule["control"], rule["modulePath"], *rule["args"], f"# {rule['name']} (order 1)"]
         lines.append(" ".join(said))
     return "\n".join([*lines, "", "# Authentication management.", "auth required pam_unix.so", ""])

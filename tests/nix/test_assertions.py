@@ -77,6 +77,7 @@ REFUSED = [
         ada='persist = [ { path = "x"; preset = "codex"; } { path = "y"; preset = "codex"; } ];',
     ),
     _case(f"{_ADA}.persist", '"x": upload = true', "leave it out", ada='persist = [ { path = "x"; upload = true; } ];'),
+    _case(f"{_ADA}.quota", '"0.5M" is too little', "1M", ada='quota = "0.5M";'),
     _case(f"{_ADA}.delivered", '"../x" leaves the home', ada='delivered = [ "../x" ];'),
     _case(f"{_ADA}.persist", 'nothing keeps "projects"', "persist = [ ]", town="persistDir = null;"),
     _case(
@@ -121,6 +122,16 @@ REFUSED = [
         '"A-B" is no name of a variable',
         ada='secrets.env.A-B = "k"; secrets.extraSecrets.k = "ada/k";',
     ),
+    *[
+        _case(
+            f"{_ADA}.secrets.env",
+            f'"{name}" has a meaning of its own',
+            "one program",
+            ada=f'secrets.env.{name} = "k"; secrets.extraSecrets.k = "ada/k";',
+        )
+        for name in ("PATH", "LD_PRELOAD")
+    ],
+    _case(f"{_ADA}.secrets.extraSecrets.k", "each begins with a letter", ada='secrets.extraSecrets.k = "ada/2fa";'),
     _case(f"{_ADA}.secrets.env", "K names", "add it there", ada='secrets.env.K = "k";'),
     _case(f"{_ADA}.secrets.gpgEncryption", "ada/gpg-key", ada='secrets.gpgEncryption = true; git.signing = "ssh";'),
     _case("recipients.humans", "no recipient", "age1", town='recipients.humans = [ "josh" ];'),
@@ -137,6 +148,8 @@ REFUSED = [
     _case("hostKey.age", "in clear", town="hostKey.age = ./age.key;"),
     _case("hostKey.ssh", "in clear", town='hostKey.ssh = "/nix/store/x-key";'),
     _case("hostKey.gnupg", "in clear", town="hostKey.gnupg = ./gnupg;"),
+    _case("hostKey.age", "in clear", town='hostKey.age = "/etc/static/age.key";'),
+    _case("hostKey.ssh", "in clear", town='hostKey.ssh = "/run/current-system/etc/key";'),
     _case("sopsFile", "not encrypted", "sops encrypt", town="sopsFile = FOLDER/clear.yaml;"),
     _case("sopsFile", "not encrypted", town="sopsFile = FOLDER/pretends.yaml;"),
     _case(f"{_ADA}.prompts.settings.a[1]", "null", ada="prompts.settings.a = [ 1 null ];"),
@@ -154,6 +167,8 @@ REFUSED = [
     _case("btrfs.subvolume", "blank one is made", town='btrfs = { subvolume = "b.new"; blank = "b"; };'),
     _case("wait", "no time span", "15min", town='wait = "soon";'),
     _case("sync.every", "no time span", town='sync.every = "often";'),
+    _case("sync.every", "1s to 1y", town='sync.every = "0s";'),
+    _case("wait", "0s to 10min", town='wait = "1h";'),
     _case("keep.homes", "0 is outside", town="keep.homes = 0;"),
     _case("keep.days", "outside of 1 to 36500", town="keep.days = 40000;"),
     _case("keep.free", "neither a percentage nor a size", town='keep.free = "100%";'),
@@ -161,9 +176,14 @@ REFUSED = [
     _case("store", "no URL of a store", "s3://", town='store = "/srv/store";'),
     _case("store", "user info", "storeCredentials", town='store = "s3://key:secret@bucket/x";'),
     _case("store", "names no bucket", town='store = "s3://A";'),
+    _case("store", "endpoint", "storeCredentials", town='store = "s3://agents/x?endpoint=https://key:secret@s3.x";'),
     _case("store", "overlaps", "beside", town='store = "file:///persist/agents";'),
     _case("machine", "32 hex digits", "openssl rand", town='machine = "signi";'),
     _case("agentsDir", '"/home" belongs to the system', town='agentsDir = "/home";'),
+    _case("agentsDir", '"/nix/var/nix" belongs to the system', town='agentsDir = "/nix/var/nix";'),
+    _case("persistDir", '"/run/kept" belongs to the system', town='persistDir = "/run/kept";'),
+    _case("agentsDir", "cleared away", "elsewhere", town='agentsDir = "/tmp/agents";'),
+    _case("persistDir", "cleared away", town='persistDir = "/var/tmp/kept";'),
     _case("agentsDir", "colon", town='agentsDir = "/a:b";'),
     _case("persistDir", '"/var/lib" belongs to the system', town='persistDir = "/var/lib";'),
     _case("persistDir", "one lies inside the other", town='persistDir = "/agents/kept";'),
@@ -174,6 +194,29 @@ REFUSED = [
     _case(
         f"{_ADA}.devices[1]", "matches every device", ada='devices = [ DEVICE (DEVICE // { attrs.idVendor = "*"; }) ];'
     ),
+    *[
+        _case(
+            f"{_ADA}.devices[0]",
+            "or nearly so",
+            "idVendor",
+            ada=f"devices = [ (DEVICE // {{ attrs = {{ {attrs} }}; }}) ];",
+        )
+        for attrs in (
+            'idVendor = "*0*";',
+            'idVendor = "0*|1*|2*|3*|4*|5*|6*|7*|8*|9*|a*|b*|c*|d*|e*|f*";',
+            'authorized = "1";',
+            'removable = "0"; ro = "0"; "power/control" = "auto";',
+        )
+    ],
+    *[
+        _case(
+            f"{_ADA}.devices[0]",
+            "can become root",
+            '"plugdev"',
+            ada=f'devices = [ (DEVICE // {{ group = "{group}"; }}) ];',
+        )
+        for group in ("wheel", "docker")
+    ],
     _case(f"{_ADA}.devices[0]", '"t ty" is no subsystem', ada='devices = [ (DEVICE // { subsystem = "t ty"; }) ];'),
     _case(f"{_ADA}.devices[0]", "no name of an attribute", ada='devices = [ (DEVICE // { attrs."a}" = "1"; }) ];'),
     _case(f"{_ADA}.devices[0]", "quote or a backslash", ada="devices = [ (DEVICE // { attrs.a = ''1\"''; }) ];"),
@@ -188,6 +231,18 @@ REFUSED = [
         "another agentName",
         ada='claudeCode = { enable = true; extraAgents.ada-general = "x"; };',
     ),
+    _case(
+        f"{_ADA}.claudeCode.extraAgents",
+        '"../x" is no file name',
+        ada='claudeCode = { enable = true; extraAgents."../x" = "x"; };',
+    ),
+    _case(
+        f"{_ADA}.claudeCode.settings.permissions",
+        "no table",
+        "acceptEdits",
+        ada="claudeCode = { enable = true; settings.permissions = 5; };",
+    ),
+    _case(f"{_ADA}.prompts.settings.permissions", "deny: no list", ada='prompts.settings.permissions.deny = "Read";'),
     _case(f"{_ADA}.claudeCode.agentName", '"A" is no name', ada='claudeCode = { enable = true; agentName = "A"; };'),
     _case(
         f"{_ADA}.claudeCode.extraPrompt",
@@ -266,7 +321,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, list[str]]:
 
 
 def _id(case: Case) -> str:
-    return f"{case.where} {case.says[0]} {case.town[-40:]}".strip()
+    return f"{case.where} {case.says[0]} {case.town[-40:]}{case.ada[-40:]}".strip()
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=_id)
@@ -345,6 +400,8 @@ def test_a_message_repeats_no_private_key(said: dict[Case, list[str]]) -> None:
     assert "key:secret" not in text
 
 
+_LOW = "nuketown.agents.ada.uid = lib.mkForce 1000;"
+_JOSH = "users.users.josh.isNormalUser = true;"
 _BASE = '{ nuketown = { enable = true; domain = "signi.local"; agents.ada = { enable = true; uid = 1100; }; }; }'
 
 
@@ -359,6 +416,40 @@ _BASE = '{ nuketown = { enable = true; domain = "signi.local"; agents.ada = { en
             "nuketown.agents.ada: users.users.ada is an account of the system",
         ),
         ('{ nuketown.agents.ada.persist = [ "../x" ]; }', 'nuketown.agents.ada.persist: "../x" leaves the home'),
+        *(
+            (f"({{ lib, ... }}: {{ users.{said}; }})", f"nuketown.agents.ada: users.{names}")
+            for said, names in (
+                ('users.ada.name = "eve"', 'users.ada.name is "eve" and not "ada"'),
+                ("users.ada.enable = false", "users.ada.enable is false"),
+                ("users.ada.uid = lib.mkForce 4242", "users.ada.uid is 4242 and not 1100"),
+                ("users.ada.uid = lib.mkForce null", "users.ada.uid is null and not 1100"),
+                ('users.ada.group = lib.mkForce "wheel"', 'users.ada.group is "wheel"'),
+                ('users.ada.home = lib.mkForce "/home/ada"', 'users.ada.home is "/home/ada" and not "/agents/ada"'),
+                ("users.ada.createHome = lib.mkForce true", "users.ada.createHome is true"),
+                ("groups.ada.gid = lib.mkForce 100", "groups.ada.gid is 100 and not 1100"),
+                ('groups.ada.name = "eve"', 'groups.ada.name is "eve"'),
+                ('users.joe.name = "ada"', 'users.joe.name is "ada" too'),
+            )
+        ),
+        *(
+            (f"({{ lib, ... }}: {{ {said} }})", f"nuketown.agents.ada.{names}")
+            for said, names in (
+                (f"{_LOW} {_JOSH}", "uid: 1000 may be the number of users.users.josh"),
+                (f"nuketown.agents.ada.gid = 1000; {_JOSH}", "gid: 1000 may be the number of users.users.josh"),
+                (
+                    f'{_LOW} {_JOSH} users.users.josh = {{ uid = 1001; group = "josh"; }}; users.groups.josh = {{ }};',
+                    "uid: 1000 may be the number of users.groups.josh",
+                ),
+            )
+        ),
+        (
+            '{ nuketown.hostKey.age = "/etc/keys/age"; environment.etc."keys/age".text = "x"; }',
+            'nuketown.hostKey.age: /etc/keys/age is environment.etc."keys/age"',
+        ),
+        (
+            '{ nuketown.store = "s3://a-b"; nuketown.storeCredentials = "/etc/k/c"; environment.etc.k.source = ./.; }',
+            'nuketown.storeCredentials: /etc/k/c is environment.etc."k"',
+        ),
     ],
 )
 def test_the_system_is_refused(module: str, says: str) -> None:
@@ -372,6 +463,18 @@ def test_the_system_is_refused(module: str, says: str) -> None:
         ('{ users.users.ada.extraGroups = [ "wheel" ]; }', "nuketown.agents.ada: is in wheel"),
         ('{ users.groups.docker.members = [ "ada" ]; }', "nuketown.agents.ada: is in docker"),
         ('{ nix.settings.trusted-users = [ "ada" ]; }', "nuketown.agents.ada: is in nix.settings.trusted-users"),
+        (
+            '{ nix.settings.trusted-users = [ "@crew" ]; users.groups.crew.members = [ "ada" ]; }',
+            "nuketown.agents.ada: is in nix.settings.trusted-users (@crew)",
+        ),
+        (
+            '{ nix.settings.extra-trusted-users = "josh @crew"; users.users.ada.extraGroups = [ "crew" ]; }',
+            "nuketown.agents.ada: is in nix.settings.trusted-users (@crew)",
+        ),
+        (
+            f'({{ lib, ... }}: {{ {_LOW} nuketown.humanUser = "josh"; }})',
+            "nuketown.agents.ada.uid: 1000 may be the number of josh",
+        ),
         ('{ nix.settings.trusted-users = [ "*" ]; }', 'nuketown: nix.settings.trusted-users has "*"'),
         (
             '{ users.mutableUsers = false; nuketown.humanUser = "josh"; }',
@@ -389,3 +492,30 @@ def test_a_system_as_it_should_be_fails_no_assertion() -> None:
     failed, warnings = messages(f'[ {_BASE} {{ users.users.josh.uid = 1000; nuketown.humanUser = "josh"; }} ]')
     assert failed == []
     assert [one for one in warnings if not one.startswith("nuketown: there are no public keys yet")] == []
+
+
+FITTING = [
+    f"{_LOW} {_JOSH} users.users.josh.uid = 1001;",
+    f"{_JOSH}",
+    "users.users.daemon.isSystemUser = true; nuketown.agents.ada.gid = 1000;",
+    f"{_LOW} {_JOSH} users.users.josh.enable = false;",
+    'nuketown.hostKey.ssh = "/etc/ssh/key"; environment.etc."ssh/key".source = "/persist/etc/ssh/key";',
+    'nuketown.hostKey.ssh = "/etc/ssh/key"; environment.etc."ssh/key2".text = "x";',
+    'nuketown.hostKey.ssh = "/etc/ssh/key"; environment.etc."ssh/key" = { enable = false; text = "x"; };',
+    'nix.settings.trusted-users = [ "root" "@wheel" "@users" ];',
+]
+
+
+@pytest.mark.parametrize("said", FITTING)
+def test_what_is_no_danger_is_neither_refused_nor_warned_about(said: str) -> None:
+    failed, warnings = messages(f"[ {_BASE} ({{ lib, ... }}: {{ {said} }}) ]")
+    assert failed == []
+    assert [one for one in warnings if "public keys" not in one] == []
+
+
+def test_a_home_of_home_managers_is_where_the_spec_has_it() -> None:
+    said = 'home-manager.useGlobalPkgs = true; home-manager.users.ada.home.homeDirectory = lib.mkForce "/home/ada";'
+    failed, _ = messages(f"[ {_BASE} ({{ lib, ... }}: {{ {said} }}) ]", needs=["HOME_MANAGER"])
+    assert any(
+        'home-manager.users.ada.home.homeDirectory is "/home/ada" and not "/agents/ada"' in one for one in failed
+    )

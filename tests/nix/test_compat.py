@@ -1,11 +1,12 @@
 """A configuration of nuketown evaluates as it stands, and what it says without effect is said by its name."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.nix.evaluated import CHECKOUT, evaluate, instantiate, messages, source
+from tests.nix.evaluated import CHECKOUT, evaluate, instantiate, messages, refusal, source
 
 SEED_LIKE = f"{CHECKOUT}/tests/nix/seed-like.nix"
 ADA = "nuketown = { enable = true; agents.ada = { enable = true; uid = 1100; }; };"
@@ -81,13 +82,46 @@ def test_claude_codes_directory_gets_the_preset_where_claude_code_is_meant(path:
     assert all(f'{{ path = "{path}"; preset = "claude-code"; }}' in one for one in told)
 
 
-def _persons(settings: str) -> Any:
+def test_an_agent_is_not_told_of_root_that_nobody_grants() -> None:
+    modules = f'[ {{ {ADA} }} {{ nuketown = {{ humanUser = "josh"; agents.ada.sudo.enable = true; }}; }} ]'
+    assert evaluate(modules, "config.nuketown.build.town.agents.ada.sudo") is False
+    told = [one for one in messages(modules)[1] if "nuketown.agents.ada.sudo.enable: accepted" in one]
+    assert len(told) == 1
+    assert "agents are told of none" in told[0]
+
+
+def test_the_modules_are_also_where_a_checkout_of_nuketown_has_them() -> None:
+    """At the top, and one that is imported by both names is one."""
+    both = f"[ {CHECKOUT}/module.nix {CHECKOUT}/nix/module.nix {{ {ADA} }} ]"
+    assert messages(both)[0] == []
+    assert evaluate(both, "config.nuketown.build.town.agents.ada.uid") == 1100
+    assert b"accepted, and without effect" in _persons("{ nuketown.approvalDaemon.enable = true; }", CHECKOUT).out
+
+
+@pytest.mark.parametrize("package", ["null", "lib.mkForce null"])
+def test_a_package_that_is_none_is_told_of_by_evaluation(package: str) -> None:
+    failed, _ = messages(f"[ {{ {ADA} }} ({{ lib, ... }}: {{ nuketown.package = {package}; }}) ]")
+    assert [one for one in failed if "nuketown.package is null" in one]
+
+
+def test_a_home_configuration_that_is_none_is_told_of_without_home_manager_too() -> None:
+    said = refusal(f"[ {{ {ADA} }} {{ nuketown.agents.ada.extraHomeConfig = null; }} ]", "config.warnings")
+    assert "extraHomeConfig' is not of type `module'" in said
+
+
+@pytest.mark.parametrize("entry", ["./projects", "null", "[ ]", "(_: { })"])
+def test_what_is_no_path_and_no_table_is_no_entry_of_persist(entry: str) -> None:
+    modules = f"[ {{ {ADA} }} {{ nuketown.agents.ada.persist = [ {entry} ]; }} ]"
+    assert "neither a value of type `string` nor `submodule`" in refusal(modules, "config.nuketown.build.townText")
+
+
+def _persons(settings: str, folder: Path = CHECKOUT / "nix/home-manager") -> Any:
     """The warnings of a person's home-manager configuration with the module that nuketown had for it."""
     lib = source("NIXPKGS_LIB")
     return instantiate(f"""
       let lib = import {lib}/lib; in
       (lib.evalModules {{ modules = [
-        {CHECKOUT}/nix/home-manager/approval-daemon.nix
+        {folder}/approval-daemon.nix
         {{ options.warnings = lib.mkOption {{ type = lib.types.listOf lib.types.str; default = [ ]; }}; }}
         {settings}
       ]; }}).config.warnings
@@ -114,6 +148,17 @@ _PRESERVATION = 'preservation.enable = true; preservation.preserveAt."/persist"'
         ("IMPERMANENCE", f'{_IMPERMANENCE}.directories = [ "/agents" ];', "/agents"),
         ("IMPERMANENCE", f'{_IMPERMANENCE}.directories = [ "/persist/agents/ada" ];', "/persist/agents/ada"),
         ("IMPERMANENCE", 'environment.persistence."/agents/keep".directories = [ "/var/log" ];', "/agents/keep"),
+        (
+            "IMPERMANENCE",
+            'environment.persistence."/persist/agents/ada".directories = [ "/var/log" ];',
+            "/persist/agents/ada",
+        ),
+        ("IMPERMANENCE", f'{_IMPERMANENCE}.directories = [ "/.nuketown/x" ];', "/persist/.nuketown/x"),
+        (
+            "PRESERVATION",
+            'preservation = { enable = true; preserveAt."/persist/agents/ada".directories = [ "/srv/x" ]; };',
+            "/persist/agents/ada",
+        ),
         ("PRESERVATION", f'{_PRESERVATION}.users.ada.directories = [ "a/b" ];', "/agents/ada/a/b"),
         ("PRESERVATION", f'{_PRESERVATION}.directories = [ "/agents/x" ];', "/agents/x"),
     ],

@@ -38,7 +38,9 @@ let ada = config.home-manager.users.ada; in {
   git = ada.xdg.configFile."git/config".text;
   packages = map (p: p.name) ada.home.packages;
   inherit (ada.home) sessionVariables homeDirectory username sessionVariablesExtra;
-  claude = { inherit (ada.programs.claude-code) enable configDir; };
+  # Of the release that flake.lock names the module of Claude Code has its files in .claude alone.
+  claude = ada.programs.claude-code.enable;
+  configDir = ada.programs.claude-code.configDir or "/agents/ada/.config/claude";
   documents = config.nuketown.build.documents;
   unit = config.systemd.services.home-manager-ada;
   reload = config.systemd.services.home-manager-ada.serviceConfig.ExecReload.text;
@@ -86,7 +88,7 @@ def test_documents_are_rendered_at_build_by_identity_from_the_public_halves(foun
 
 
 def test_of_an_agent_without_public_keys_nothing_is_linked_and_the_command_is_named(found: Any) -> None:
-    assert found["delivered"]["vox"] == []
+    assert found["delivered"]["vox"] == [".config/git/config"]  # home-manager's, whatever else is known
     assert found["vox"] == []
     told = [warning for warning in found["warnings"] if "nix run .#identity -- gen vox" in warning]
     assert len(told) == 1
@@ -112,7 +114,8 @@ def test_an_agents_home_configuration_adds_to_ours_and_goes_before_it(found: Any
     assert {"htop", "ripgrep", "stm32flash", "claude-code"} <= set(found["packages"])
     assert found["sessionVariables"]["EDITOR"] == "hx"  # programs.helix of seed-like.nix
     assert (found["username"], found["homeDirectory"]) == ("ada", "/agents/ada")
-    assert found["claude"] == {"enable": True, "configDir": "/agents/ada/.config/claude"}
+    assert found["claude"] is True
+    assert found["configDir"] == "/agents/ada/.config/claude"
     assert ".config/claude/agents/reviewer.md" in found["files"]
     assert "environment.sh" in found["sessionVariablesExtra"]
 
@@ -169,7 +172,9 @@ def test_systemd_orders_it_between_the_home_and_the_keys_and_finds_nothing_wrong
     done = boot.analyze("verify", "--man=no", "home-manager-ada.service", "nuketown-agent@ada.target")
     assert (done.returncode, done.stderr) == (0, "")
     text = (boot.at / "home-manager-ada.service").read_text()
-    assert "nuketown-homes.service nuketown-restore@ada.service nuketown-bind@ada.service" in text
+    after = re.findall("(?m)^After=(.*)$", text)[0].split()
+    assert {"nuketown-homes.service", "nuketown-sweep.service", "nuketown-leave@ada.service",
+            "nuketown-restore@ada.service", "nuketown-bind@ada.service"} <= set(after)  # fmt: skip
     assert "Before=nuketown-identity@ada.service nuketown-open@ada.service nuketown-agent@ada.target\n" in text
     assert "PartOf=nuketown-agent@ada.target" in text
     assert "Requires=nuketown-mount.service" in text
@@ -189,8 +194,26 @@ def test_without_home_manager_the_account_has_the_packages_and_what_it_takes_is_
 
 
 def test_an_environment_that_is_made_at_login_is_refused(known: str) -> None:
-    failed, _ = messages(f"[ {known} {{ home-manager.startAsUserService = true; }} ]", needs=HM)
-    assert [one for one in failed if "startAsUserService = false" in one]
+    declares = "options.home-manager ? startAsUserService"  # not every release does
+    said = "home-manager = lib.optionalAttrs isThere { startAsUserService = true; };"
+    module = f"({{ lib, options, ... }}: let isThere = {declares}; in {{ {said} }})"
+    failed, _ = messages(f"[ {known} {module} ]", needs=HM)
+    told = [one for one in failed if "startAsUserService = false" in one]
+    assert len(told) == evaluate(f"[ {known} ]", f"if {declares} then 1 else 0", needs=HM)
+
+
+def test_a_home_manager_of_a_release_that_has_less_to_set_is_enough() -> None:
+    """What is asked of its options beside `users` is what this one lacks."""
+    less = """({ lib, ... }: {
+      options.home-manager.users = lib.mkOption {
+        type = lib.types.attrsOf lib.types.raw;
+        apply = lib.mapAttrs (name: _: { home = { username = name; homeDirectory = "/agents/${name}"; }; });
+      };
+    })"""
+    agent = "{ nuketown = { enable = true; agents.ada = { enable = true; uid = 1100; }; }; }"
+    assert messages(f"[ {less} {agent} ]")[0] == []
+    ask = "config.systemd.services.home-manager-ada.requiredBy"
+    assert evaluate(f"[ {less} {agent} ]", ask) == ["nuketown-open@ada.service"]
 
 
 def test_without_gits_module_our_configuration_is_the_file(known: str) -> None:
@@ -216,6 +239,15 @@ def test_settings_of_claude_code_that_two_would_write_are_refused(known: str) ->
 def test_where_nothing_is_mounted_no_mount_is_required(known: str) -> None:
     none = "({ lib, ... }: { nuketown.btrfsDevice = lib.mkForce null; })"
     assert evaluate(f"[ {known} {none} ]", "config.systemd.services.home-manager-ada.requires", needs=HM) == []
+
+
+def test_nothing_is_put_into_a_home_before_what_was_fetched_is_in_its_place(known: str) -> None:
+    """Of who has such a unit: in the same town vox keeps nothing in the store."""
+    more = 'nuketown = { store = "s3://agents/fennel"; agents.vox.persist = lib.mkForce [ ]; };'
+    ask = 'lib.mapAttrs (name: _: config.systemd.services."home-manager-${name}".requires) { ada = 0; vox = 0; }'
+    required = evaluate(f"[ {known} ({{ lib, ... }}: {{ {more} }}) ]", ask, needs=HM)
+    assert set(required["ada"]) == {"nuketown-mount.service", "nuketown-bind@ada.service"}
+    assert required["vox"] == ["nuketown-mount.service"]
 
 
 def test_a_town_that_is_not_enabled_has_no_part_in_anything(known: str) -> None:

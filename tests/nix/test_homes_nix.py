@@ -1,5 +1,8 @@
 """Where homes lie on NixOS: the cover, directories that have to be there, and what may not be mounted beside them."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from tests.nix.evaluated import evaluate, messages
@@ -33,17 +36,48 @@ def test_both_directories_are_made_where_they_are_missing(keys: str) -> None:
     assert evaluate(modules(keys), TMPFILES) == made
 
 
+def test_characters_that_tmpfiles_reads_stand_for_themselves(tmp_path: Path) -> None:
+    names = ("a 50%h", "it's", "b\\x41")
+    for name in names:
+        said = name.replace("\\", "\\\\")
+        found = evaluate(modules(f'nuketown.agentsDir = "{tmp_path}/{said}";'), TMPFILES)
+        # As NixOS writes it (nixos/modules/system/boot/systemd/tmpfiles.nix).
+        rules = tmp_path / "town.conf"
+        rules.write_text("".join(f"'d' '{path}' '0755' '-' '-' '-' \n" for path in found if str(tmp_path) in path))
+        done = subprocess.run(["systemd-tmpfiles", "--create", rules], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        rules.unlink()
+    assert {one.name for one in tmp_path.iterdir()} == set(names)
+
+
 def test_a_town_without_a_persist_dir_has_none_made() -> None:
     found = evaluate(modules(BTRFS + 'nuketown.persistDir = null; nuketown.store = "s3://agents/b";'), TMPFILES)
     assert list(found) == ["/agents"]
 
 
+# By another name than btrfsDevice has, as a person's own are.
+ON_DISK = " ".join(
+    f'fileSystems."{at}" = {{ device = "/dev/sda2"; fsType = "btrfs"; options = [ "subvol={name}" "noatime" ]; }};'
+    for at, name in (("/", "@"), ("/home", "@home"), ("/persist", "/@persist"))
+)
 MOUNTS = {
     'fileSystems."/agents" = { device = "/dev/disk/by-uuid/x"; fsType = "btrfs"; options = [ "subvol=@agents" ]; };':
         'fileSystems."/agents" is defined in',
     'fileSystems."/agents".neededForBoot = true;': 'fileSystems."/agents" is defined in',
     'fileSystems."/agents" = lib.mkIf true { device = "/dev/x"; };': 'fileSystems."/agents" is defined in',
+    'fileSystems.other = { mountPoint = "/agents/"; device = "/dev/x"; fsType = "btrfs"; };':
+        'fileSystems."other" mounts something at /agents',
+    'systemd.mounts = [ { where = "/agents"; what = "/dev/x"; } ];':
+        'systemd.mounts (where = "/agents") mounts something at /agents',
+    'systemd.automounts = [ { where = "/agents"; } ];': "systemd.automounts",
     'fileSystems."/agents/ada/projects" = { device = "/dev/x"; };': "lies in nuketown.agentsDir",
+    'systemd.mounts = [ { where = "/agents/ada/x"; what = "/dev/x"; } ];': "lies in nuketown.agentsDir",
+    f'{ON_DISK} nuketown.btrfs.subvolume = "@home";': 'fileSystems."/home" mounts what belongs to the homes',
+    f'{ON_DISK} nuketown.btrfs.subvolume = "@";': 'fileSystems."/" mounts what belongs to the homes',
+    f'{ON_DISK} nuketown.btrfs.blank = "@persist";': 'fileSystems."/persist" mounts what belongs to the homes',
+    'fileSystems."/mnt" = { fsType = "btrfs"; options = [ "noatime" "subvol=/@agents-old" ]; };': "@agents-snapshots",
+    'fileSystems."/mnt" = { fsType = "btrfs"; options = [ "subvol=/@agents/ada/" ]; };': "or take the mount out",
+    'systemd.mounts = [ { where = "/mnt"; options = "noatime,subvol=@agents"; } ];': "mounts what belongs to the homes",
     'fileSystems."/" = { device = "none"; fsType = "tmpfs"; };': "which a reboot empties",
     'fileSystems."/".fsType = "ext4"; fileSystems."/persist".fsType = "tmpfs";': "which a reboot empties",
 }  # fmt: skip
@@ -55,7 +89,7 @@ def test_a_mount_that_does_not_fit_is_refused_with_the_cure(keys: str, said: str
     assert len(failed) == 1
     assert said in failed[0]
     assert failed[0].startswith("nuketown")
-    assert any(word in failed[0] for word in ("Remove", "Declare", "Name a directory"))
+    assert any(word in failed[0] for word in ("Remove", "Declare", "Name a directory", "names that nothing else has"))
 
 
 FITTING = [
@@ -65,6 +99,9 @@ FITTING = [
     "fileSystems = lib.mkOverride 10 { };",
     'fileSystems."/agents" = lib.mkIf false { device = "/dev/x"; };',
     'fileSystems."/agents2" = { device = "/dev/x"; };',
+    ON_DISK,
+    'fileSystems."/mnt" = { fsType = "btrfs"; options = [ "subvol=@agentsmine" ]; };',
+    'systemd.mounts = [ { where = "/mnt"; what = "/dev/x"; } ];',
     'fileSystems."/" = { device = "none"; fsType = "tmpfs"; }; fileSystems."/persist".fsType = "btrfs";',
     'fileSystems."/" = { fsType = "tmpfs"; }; nuketown.persistDir = null; nuketown.store = "s3://agents/b";',
 ]

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 import pytest
 
 from identity import cli
-from tests.machine.gentown import CHECKOUT, age_key, nothing_is_left
+from tests.machine.gentown import age_key, nothing_is_left
 from tests.nix.evaluated import evaluate
 from town.process import run
 
 __all__ = ["nothing_is_left"]
 
-BIN = f"{CHECKOUT}/.venv/bin"
+BIN = str(Path(sys.executable).parent)  # where this project is installed
 _MODULE = """{
   home-manager.useGlobalPkgs = true;
   nuketown = {
@@ -67,7 +68,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     (root / "secrets").mkdir()
     module = f"[ {_MODULE % (age_key(root / 'human.key'), root)} ]"
     first = evaluate(module, _ASK, needs=["HOME_MANAGER"])
-    assert first["delivered"] == {"ada": [], "vox": []}
+    assert first["delivered"] == {"ada": [".config/git/config"], "vox": [".config/git/config"]}
     assert [one for one in first["warnings"] if "nix run .#identity -- gen ada vox" in one]
     spec = root / "town.toml"
     spec.write_text(first["townText"])

@@ -1,5 +1,6 @@
 """`nix run .#identity`: the shell program with the real evaluator on a flake of its own, and the real `identity`."""
 
+import json
 import os
 import re
 import shutil
@@ -91,6 +92,76 @@ def test_a_recipient_is_not_added_to_a_spec_that_goes_away(town: Town) -> None:
     assert done.returncode == 1
     assert "is generated: its first lines say so" in done.stderr
     assert other in done.stdout + done.stderr
+    assert "and then: nix run .#identity -- recipients sync\n" in done.stderr
+
+
+def test_hints_name_what_can_be_typed_when_the_spec_is_gone(town: Town) -> None:
+    town.write("./secrets/agents.yaml")
+    assert "keys yet: nix run .#identity -- gen ada\n" in town.run("show", "ada").stderr
+    words = ["--flake", f"{town.flake}/.", "--host=signi"]
+    said = town.run(*words, "show", "ada", cwd=Path("/")).stderr
+    assert f"keys yet: nix run {town.flake}#identity -- --flake {town.flake} --host signi gen ada\n" in said
+    found = json.loads(town.run("check", "--json").stdout)
+    cures = [one["cure"] for one in found["findings"] if "identity" in one["cure"]]
+    assert cures
+    assert [cure for cure in cures if "nix run .#identity -- " not in cure or str(town.private) in cure] == []
+
+
+def test_standard_input_is_for_identity_alone(town: Town) -> None:
+    town.write("./secrets/agents.yaml")
+    town.run("gen", "ada")
+    programs = town.top.parent / "bin"
+    programs.mkdir()
+    everything = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    greedy = f'#!/bin/sh\ncat >{programs}/eaten\nexec {shutil.which("nix", path=everything)} "$@"\n'
+    (programs / "nix").write_text(greedy)
+    (programs / "nix").chmod(0o755)
+    done = town.run("secret", "set", "ada", "token", feed="hunter2", path=f"{programs}:{everything}")
+    assert done.returncode == 0, done.stderr
+    assert (programs / "eaten").read_text() == ""
+
+
+@pytest.mark.parametrize("link", ["secrets", "secrets/agents.yaml", "secrets/recovery.yaml", "identities"])
+def test_a_link_that_was_committed_leads_nothing_out_of_its_place(town: Town, link: str) -> None:
+    (town.top / link).parent.mkdir(exist_ok=True)
+    elsewhere = town.top.parent / "else"
+    elsewhere.mkdir()
+    (town.top / link).symlink_to(os.path.relpath(elsewhere, (town.top / link).parent))
+    town.write("./secrets/agents.yaml")
+    done = town.run("gen", "ada")
+    assert done.returncode == 1
+    assert f"{town.top}/{link} is a symbolic link" in done.stderr
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_of_a_flake_below_the_top_no_directory_on_the_way_is_a_link(tmp_path: Path) -> None:
+    town = Town(tmp_path, "nixos")
+    (town.flake / "hosts").symlink_to("../other")
+    (town.top / "other/signi").mkdir(parents=True)
+    town.write("./hosts/signi/secrets/agents.yaml")
+    assert f"{town.flake}/hosts is a symbolic link" in town.run("gen", "ada").stderr
+    assert list((town.top / "other/signi").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["/../x/secrets/agents.yaml", "/./secrets/agents.yaml", "/a/../../../s/agents.yaml"])
+def test_a_path_that_leads_out_of_the_checkout_is_refused(town: Town, path: str) -> None:
+    town.write(f'"${{./.}}{path}"')
+    done = town.run("gen", "ada")
+    assert done.returncode == 1
+    assert "leads to another place than it names" in done.stderr
+    assert not (town.top.parent / "x").exists()
+
+
+@pytest.mark.root
+def test_what_git_says_of_somebody_elses_checkout_is_shown(town: Town) -> None:
+    town.write("./secrets/agents.yaml")
+    for path in (town.top, *town.top.rglob("*")):
+        os.chown(path, 1234, 1234, follow_symlinks=False)
+    done = town.run("gen", "ada")
+    assert done.returncode == 1
+    assert "safe.directory" in done.stderr
+    assert "git init" not in done.stderr
+    assert f"git does not work in {town.flake}" in done.stderr
 
 
 @pytest.mark.root
@@ -131,6 +202,12 @@ def test_a_flake_that_is_in_no_checkout_is_refused(tmp_path: Path) -> None:
     done = Town(tmp_path / "other").run("gen", "ada", cwd=tmp_path)
     assert done.returncode == 1
     assert "is in no git checkout" in done.stderr
+    assert f"git -C {tmp_path} init" in done.stderr
+
+
+def test_what_is_no_directory_is_named_as_it_was_given(town: Town) -> None:
+    assert "error: /nope is no directory" in town.run("--flake", "/nope", "gen").stderr
+    assert "error: nope/x is no directory" in town.run("--flake=nope/x", "gen").stderr
 
 
 def test_a_secrets_file_that_was_copied_by_itself_is_refused_with_the_cure(town: Town) -> None:

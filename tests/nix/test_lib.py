@@ -96,8 +96,12 @@ TABLE = [
     Held(
         "place",
         grammar.place,
-        ["/agents", "/srv/agents", "/home/x", "/nix/var", "/a b"],
-        ["", "agents", "/", "/etc", "/home", "/nix/store", "/var/lib", "/a/", "//a", "/a/../b", "/a/./b", "/a:b"],
+        ["/agents", "/srv/agents", "/home/x", "/nix/persist", "/a b", "/var/lib/x", "/libs", "/varlog", "/var/logs"],
+        [
+            *["", "agents", "/", "/etc", "/home", "/nix/store", "/var/lib", "/a/", "//a", "/a/../b", "/a/./b", "/a:b"],
+            *["/nix", "/nix/var/nix", "/nix/store/x", "/etc/nixos", "/boot/agents", "/usr/bin", "/proc/x", "/sys/fs"],
+            *["/run/nuketown", "/dev/shm/k", "/var/log", "/var/log/x", "/var/lib/nixos", "/var/run/x", "/lib64/x"],
+        ],
     ),
     Held(
         "persistPath",
@@ -184,8 +188,8 @@ TABLE = [
     Held(
         "quota",
         grammar.quota,
-        ["20G", "1M", "1.5T", "1024K", "0020G"],
-        ["", "0G", "0.0M", "1023K", "1K", "20", "20g", "-1G", "00000K"],
+        ["20G", "1M", "1.5T", "1024K", "0020G", "0.001G", "1024.5K"],
+        ["", "0G", "0.0M", "1023K", "0.5M", "1023.9K", "0.0G", "999999999T", "1K", "20", "20g", "-1G", "00000K"],
     ),
     Held(
         "span",
@@ -219,6 +223,8 @@ TABLE = [
             "s3://bucket#x",
             "s3://bucket?secret=x",
             "s3://bucket:9000/x",
+            "s3://agents/x?endpoint=https://user:pw@s3.example.com",
+            "s3://agents/x?endpoint=https://user:pw%40s3.example.com",
         ],
     ),
     Held(
@@ -227,8 +233,21 @@ TABLE = [
         [_AGE, _AGE.upper(), _SSH, _SSH + " josh@signi", "0x" + "A1" * 20, "a1b2 " * 10, "F" * 64],
         ["", "age1", "ssh-rsa AAAA", "DEADBEEF", "0xDEADBEEFDEADBEEF", _KEY, "josh@signi"],
     ),
+    Held(
+        "every",
+        grammar.every,
+        ["15min", "1s", "1y", "1h 30min", "1000ms", "1", "007s"],
+        ["", "0s", "999ms", "1.1y", "13months", "often"],
+    ),
+    Held("wait", grammar.wait, ["0s", "10min", "30", "9min 60s", "600000ms"], ["", "1h", "10min 1s", "601s", "soon"]),
     Held("fileName", grammar.file_name, ["a", "anthropic-key", "1.b_c"], ["", ".a", "-a", "a/b", "a b", "x" * 101]),
     Held("variable", grammar.variable, ["A", "_a1"], ["", "1A", "A-B", "A B", "A=B", "ä"]),
+    Held(
+        "ownVariable",
+        grammar.own_variable,
+        ["ANTHROPIC_API_KEY", "PATHS", "LDAP_PASSWORD", "path"],
+        ["", "A-B", "PATH", "LD_PRELOAD", "LD_X", "BASH_ENV", "HOME", "UID"],
+    ),
     Held(
         "unixName",
         grammar.unix_name,
@@ -299,14 +318,20 @@ def test_what_may_be_a_secret_is_not_repeated(name: str, tmp_path: Path) -> None
     assert "hunter2" not in said
 
 
-@pytest.mark.parametrize("text", ["*", "?*", "[a-z]*", "[!x]", "a|*", "", "**|b", "-"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["*", "?*", "[a-z]*", "[!x]", "a|*", "", "**|b", "-"],
+        *["*0*", "0*|1*|2*|3*", "*STM32*", "0???", "[0-9]x", "ab|*cd"],
+    ],
+)
 def test_a_pattern_that_says_nothing_is_known_by_both(text: str, tmp_path: Path) -> None:
     assert ask("nuketown.says given", text, tmp_path) is False
     with pytest.raises(grammar.Wrong):
         _says(text)
 
 
-@pytest.mark.parametrize("text", ["0483", "STM*", "a|b", "[0-9]x", "é"])
+@pytest.mark.parametrize("text", ["0483", "STM*", "a|b", "[0-9]xy", "é", "0", "04??"])
 def test_a_pattern_that_says_something_is_known_by_both(text: str, tmp_path: Path) -> None:
     assert ask("nuketown.says given", text, tmp_path) is True
     assert _says(text)

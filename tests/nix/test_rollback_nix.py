@@ -148,6 +148,27 @@ def test_a_town_without_btrfs_asks_nothing_of_the_initrd() -> None:
     assert evaluate(given, "config.boot.initrd.systemd.services // config.boot.supportedFilesystems") == {}
 
 
+LOCKED = 'boot.initrd.luks.devices.agents.device = "/dev/x";'
+NOFAIL = 'boot.initrd.luks.devices.agents.crypttabExtraOpts = [ "nofail" ];'
+ROOT = 'fileSystems."/" = { device = "/dev/mapper/agents"; fsType = "btrfs"; options = [ "subvol=@" ]; };'
+
+
+@pytest.mark.parametrize(
+    ("system", "is_told"),
+    [
+        (LOCKED, True),
+        (LOCKED + NOFAIL, False),
+        (LOCKED.replace("agents.", "other."), False),
+        (LOCKED + ROOT, False),  # the person's own too: nothing goes on without it
+        (LOCKED + "boot.isContainer = true;", False),
+    ],
+)
+def test_a_disk_in_luks_that_the_boot_waits_for_is_named(system: str, is_told: bool) -> None:
+    failed, warned = messages(modules(system, device="/dev/mapper/agents"))
+    assert failed == []
+    assert any('boot.initrd.luks.devices.agents has no "nofail"' in one for one in warned) is is_told
+
+
 def test_a_disk_in_luks_changes_nothing_of_the_unit_which_comes_after_it_is_unlocked(found: dict[str, Any]) -> None:
     given = modules('boot.initrd.luks.devices.agents.device = "/dev/disk/by-uuid/x";')
     assert messages(given)[0] == []

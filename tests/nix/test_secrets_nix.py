@@ -95,6 +95,33 @@ def test_the_same_keys_open_the_file_for_both(checkout: Path) -> None:
     assert (town["age"], town["gnupg"]) == ("/own", "/root/g")
 
 
+def test_of_several_ssh_keys_the_one_that_age_can_use_is_taken(checkout: Path) -> None:
+    ask = "config.nuketown.build.town.town.host_key.ssh"
+    keys = 'sops.age.sshKeyPaths = [ "/etc/ssh/ssh_host_rsa_key" "/etc/ssh/ssh_host_ed25519_key" ];'
+    assert evaluate(_agents(checkout, keys), ask, needs=SOPS) == "/etc/ssh/ssh_host_ed25519_key"
+
+
+def test_a_machine_whose_secrets_only_gpg_opens_by_an_ssh_key_is_told_that_agents_get_none(checkout: Path) -> None:
+    only = 'sops = { age.sshKeyPaths = [ ]; gnupg.sshKeyPaths = [ "/etc/ssh/ssh_host_rsa_key" ]; };'
+
+    def told(more: str) -> list[str]:
+        return [one for one in messages(_agents(checkout, more), needs=SOPS)[1] if "gnupg.sshKeyPaths" in one]
+
+    (warning,) = told(only)
+    assert "`identity host init`" in warning
+    assert told(f'{only} nuketown.hostKey.age = "/var/lib/nuketown/age.key";') == []
+    assert told('sops = { age.keyFile = "/k"; gnupg.sshKeyPaths = [ "/etc/ssh/ssh_host_rsa_key" ]; };') == []
+
+
+def test_secrets_of_what_is_not_carried_out_yet_are_there_for_other_services(checkout: Path) -> None:
+    later = """daemon.apiKeySecret = "ada/api"; xmpp.passwordSecret = "ada/xmpp";
+      daemon.mail.passwordSecret = "ada/mail"; daemon.mail.enable = {};"""
+    off, on = (_secrets(_agents(checkout, agents=later.format(said))) for said in ("false", "true"))
+    assert off.keys() - {"ada/ssh-key", "ada/gpg-key"} == {"ada/api", "ada/xmpp"}
+    assert on.keys() - off.keys() == {"ada/mail"}
+    assert (on["ada/mail"]["owner"], on["ada/mail"]["path"]) == ("ada", "/run/secrets/ada/mail")
+
+
 def test_a_secret_that_sops_nix_would_write_into_a_home_is_refused_by_its_path(checkout: Path) -> None:
     into = 'sops.age.keyFile = "/k"; sops.secrets."ada/x".path = "/agents/ada/.ssh/x";'
     (failed,) = messages(_agents(checkout, into), needs=SOPS)[0]
@@ -115,3 +142,74 @@ def test_before_there_is_a_secrets_file_a_system_evaluates_and_has_no_secret() -
 def test_without_any_file_sops_nix_is_asked_for_nothing() -> None:
     modules = '[ { nuketown = { enable = true; agents.ada = { enable = true; uid = 1; secrets.sshKey = "a/b"; }; }; } ]'
     assert _secrets(modules) == {}
+
+
+def test_sops_nix_is_left_alone_where_the_configuration_says_so(checkout: Path) -> None:
+    more = 'nuketown.sopsSecrets = false; nuketown.agents.vox.secrets.extraSecrets.a = "vox/token";'
+    modules = _agents(checkout, f'{more} sops.secrets.mine.sopsFile = /mine.yaml; sops.age.keyFile = "/k";')
+    assert list(_secrets(modules)) == ["mine"]
+    town = evaluate(modules, "config.nuketown.build.town", needs=SOPS)
+    assert town["agents"]["vox"]["secrets"]["extra"] == {"a": "vox/token"}
+    assert town["town"]["host_key"]["age"] == "/k"
+
+
+@pytest.mark.parametrize(
+    ("said", "default"),
+    [
+        ("sops.secrets.wifi = { };", "/etc/human.yaml"),
+        ('sops.secrets.wifi.owner = "josh";', "/etc/human.yaml"),
+        ("sops.secrets.wifi.sopsFile = /etc/human.yaml;", "/etc/human.yaml"),
+        ("sops.secrets.wifi = { };", "the agents'"),
+        ("sops.secrets.wifi = lib.mkMerge [ { uid = 1000; } (lib.mkIf false { owner = null; }) ];", "the agents'"),
+        ('sops.secrets = lib.mkMerge [ { wifi.restartUnits = [ "a.service" ]; } ];', None),
+    ],
+)
+def test_a_secret_of_the_persons_does_not_become_an_agents(checkout: Path, said: str, default: str | None) -> None:
+    given = 'secrets.extraSecrets.w = "wifi";'
+    file = f"{checkout}/secrets/agents.yaml" if default == "the agents'" else default
+    begins = "" if file is None else f'sops.defaultSopsFile = "{file}";'
+    modules = f"({_agents(checkout, begins, given)} ++ [ ({{ lib, ... }}: {{ {said} }}) ])"
+    (failed,) = [one for one in messages(modules, needs=SOPS)[0] if "sops.secrets has wifi," in one]
+    assert f"same path of {checkout}/secrets/agents.yaml" in " ".join(failed.split())
+    assert not [one for one in messages(_agents(checkout, begins, given), needs=SOPS)[0] if "sops.secrets" in one]
+
+
+@pytest.mark.parametrize(
+    ("said", "default"),
+    [
+        ('sops.secrets.wifi = { owner = "josh"; sopsFile = "/etc/human.yaml"; };', "/etc/human.yaml"),
+        ('sops.secrets.wifi = lib.mkIf true { owner = "josh"; };', "the agents'"),
+        ("sops.secrets.wifi = lib.mkIf false { };", "/etc/human.yaml"),
+        ("sops.secrets.wifi = lib.mkForce { };", "/etc/human.yaml"),
+        ("sops.secrets = lib.mkForce { wifi = { }; };", "/etc/human.yaml"),
+        ("nuketown.sopsSecrets = false; sops.secrets.wifi = { };", "/etc/human.yaml"),
+        ('sops.secrets."ada/ssh-key".mode = "0440";', "/etc/human.yaml"),
+    ],
+)
+def test_a_secret_whose_owner_and_file_are_said_stays_the_persons(checkout: Path, said: str, default: str) -> None:
+    file = f"{checkout}/secrets/agents.yaml" if default == "the agents'" else default
+    begins = f'sops.defaultSopsFile = "{file}"; sops.age.keyFile = "/k";'
+    agents = _agents(checkout, begins, 'secrets.extraSecrets.w = "wifi";')
+    modules = f"({agents} ++ [ ({{ lib, ... }}: {{ {said} }}) ])"
+    assert messages(modules, needs=SOPS)[0] == []
+    if "josh" in said:
+        wifi = _secrets(modules)["wifi"]
+        assert (wifi["owner"], wifi["sopsFile"]) == ("josh", file)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/persist/agents/ada/projects/token",
+        "/persist//agents/./ada/t",
+        "/persist/.nuketown/t",
+        "/agents",
+        "/etc/../agents/ada/t",
+    ],
+)
+def test_a_secret_is_written_nowhere_where_agents_write(checkout: Path, path: str) -> None:
+    into = f'sops.age.keyFile = "/k"; sops.secrets."ada/x".path = "{path}";'
+    (failed,) = messages(_agents(checkout, into), needs=SOPS)[0]
+    assert f"have the path {path}:" in failed
+    elsewhere = f'{into} nuketown.agentsDir = "/homes"; nuketown.persistDir = "/kept";'
+    assert messages(_agents(checkout, elsewhere), needs=SOPS)[0] == []

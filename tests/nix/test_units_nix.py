@@ -72,7 +72,7 @@ def test_every_program_that_a_unit_names_without_a_slash_is_in_a_package_that_is
         called = {word for word in words if "/" not in word and word not in ("shift", "exec")}
         assert called <= held, service.name
         named |= called
-    assert named == {"mount", "sh", "findmnt", "umount", "true", "grep"}
+    assert named == {"mount", "sh", "findmnt", "umount", "true", "grep", "rm"}
 
 
 def test_units_are_those_of_every_other_machine_but_for_their_first_line(built: Built) -> None:
@@ -88,13 +88,26 @@ def test_the_cover_is_no_unit_of_the_package_and_the_package_is_systemds(built: 
     assert built.said["packages"] == [built.said["units"]]
 
 
-def test_a_switch_restarts_nothing_but_the_homes(built: Built) -> None:
+def test_a_switch_restarts_nothing_but_the_homes_and_reloads_the_sweep(built: Built) -> None:
     services = list(built.units.glob("*.service"))
     assert len(services) == 14
     for service in services:
         said = "".join(path.read_text() for path in sorted(built.units.glob(f"{service.name}.d/*.conf")))
         last = [line for line in said.splitlines() if line.startswith("X-RestartIfChanged=")][-1]
         assert last == f"X-RestartIfChanged={'true' if service.name == 'nuketown-homes.service' else 'false'}"
+        assert ("\nX-ReloadIfChanged=true\n" in said) is (service.name == "nuketown-sweep.service")
+
+
+def test_another_spec_gives_an_agent_that_is_new_its_home_and_sweeps_for_it(built: Built) -> None:
+    """What a switch restarts or reloads is what says otherwise than before: both name the spec, by its store path."""
+    trigger = f"\nX-Restart-Triggers={built.said['env']['town']}\n"
+    files = {path.parent.name for path in built.units.glob("*.d/*.conf") if trigger in path.read_text()}
+    assert files == {"nuketown-homes.service.d", "nuketown-sweep.service.d"}
+    # What is reloaded does what it did at its start, and leaves alone who is here.
+    lines = (built.units / "nuketown-sweep.service").read_text().splitlines()
+    start = next(line for line in lines if line.startswith("ExecStart="))
+    assert start.endswith(" sweep --missing")
+    assert start.replace("ExecStart", "ExecReload") in lines
 
 
 def test_a_switch_takes_an_agent_away_by_its_target_alone(built: Built) -> None:
@@ -114,9 +127,11 @@ def test_nothing_requires_the_homes_so_their_restart_ends_nobody(built: Built) -
 
 
 def test_each_agent_has_a_file_that_goes_when_it_does(built: Built) -> None:
-    found = {name: said for name, said in built.said["targets"].items() if name.startswith("nuketown-agent@")}
-    assert set(found) == {"nuketown-agent@ada", "nuketown-agent@b-x"}
-    assert {said["overrideStrategy"] for said in found.values()} == {"asDropin"}
+    """A switch that finds neither this file nor one of that name before looks at the template, which stays."""
+    found = {path.name: path for path in built.units.glob("nuketown-agent@*.target")}
+    assert set(found) == {"nuketown-agent@.target", "nuketown-agent@ada.target", "nuketown-agent@b-x.target"}
+    assert len({path.read_text() for path in found.values()}) == 1
+    assert not any(path.is_symlink() for path in found.values())
 
 
 def test_the_package_holds_the_list_of_agents_and_what_the_hook_reads(built: Built) -> None:

@@ -83,6 +83,29 @@ def test_the_commands_of_a_hint_work_where_the_files_were_put(capsys: pytest.Cap
     assert hint("persist", "check", "--out", "/a b") == f"identity gen --all, {last}"  # something else, of its own
 
 
+def test_what_calls_identity_with_a_spec_that_goes_away_is_what_hints_say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NUKETOWN_IDENTITY", "nix run .#identity -- --host signi")
+
+    def said(*words: str) -> str:
+        def act(_: object) -> int:
+            raise Failure("x", hint=f"identity gen 'identity gen', persist sync; {again.as_root('identity', 'host')}")
+
+        top, verbs = cli.parser("identity", "A test.")
+        for verb in ("host", "install"):
+            made = cli.verb(verbs, verb, act, says="do it", example="x")
+            made.add_argument("words", nargs="*")
+            made.add_argument("--out")
+        assert cli.run("identity", top, ["--spec", "/tmp/private/town.toml", *words]) == 1
+        return capsys.readouterr().err.splitlines()[1].partition("hint: ")[2]
+
+    here = "nix run .#identity -- --host signi"
+    begins = f"{here} gen 'identity gen', persist sync; sudo {here}"
+    assert said("host", "init") == f"{begins} host init"
+    assert said("install", "--out", "/a b", "it's") == f"{begins} install 'it'\"'\"'s'"
+
+
 def test_after_a_command_nothing_of_it_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     _hint("--spec", SPEC, "rollback", hint="x", capsys=capsys)
     assert again.with_spec("persist sync") == "persist sync"

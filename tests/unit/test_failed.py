@@ -38,7 +38,7 @@ def told(unit: str, capsys: pytest.CaptureFixture[str], **environment: str) -> s
         (
             "sweep",
             "agents of which something was left outside their homes stay out",
-            "persist sweep && systemctl start 'nuketown-agent@*.target' --all",
+            "persist sweep --missing && systemctl start 'nuketown-agent@*.target' --all",
         ),
         ("rollback", "no agent starts: ", "persist status;"),
         ("mount", "no agent starts: ", "persist status;"),

@@ -95,6 +95,8 @@ ONE = [
     (town('agents_dir = "/a/../b"'), "town.agents_dir", "not a normal path", ""),
     (town('agents_dir = "/a/"'), "town.agents_dir", "not a normal path", ""),
     (town('agents_dir = "/etc"'), "town.agents_dir", "belongs to the system", ""),
+    (town('agents_dir = "/nix/var/nix"'), "town.agents_dir", "belongs to the system", "/agents"),
+    (town('persist_dir = "/run/kept"'), "town.persist_dir", "belongs to the system", "/agents"),
     (town('agents_dir = "/a:b"'), "town.agents_dir", "colon", ""),
     (town('agents_dir = "/a\\u0000"'), "town.agents_dir", "U+0000", ""),
     (town('persist_dir = "/agents"'), "town.persist_dir", "inside", "of its own"),
@@ -264,6 +266,8 @@ ONE = [
     (ada('git.signing = "ssh"\nsecrets.gpg_encryption = true'), "agents.ada.secrets.gpg_encryption", "OpenPGP key", "gpg_key"),
     (ada('secrets = { extra = { token = "ada/t" }, env = { KEY = "tokn" } }'), "agents.ada.secrets.env.KEY", "names nothing", '"token"'),
     (ada('secrets = { extra = { t = "ada/t" }, env = { "A-B" = "t" } }'), "agents.ada.secrets.env.A-B", "variable's name", ""),
+    *((ada(f'secrets = {{ extra = {{ t = "ada/t" }}, env = {{ {name} = "t" }} }}'), f"agents.ada.secrets.env.{name}", "each login", "one program")
+      for name in ("PATH", "LD_PRELOAD")),
     (ada('secrets = { extra = { t = "ada/t" }, env = { "A\\n" = "t" } }'), 'agents.ada.secrets.env."A\\u000A"', "U+000A", ""),
     (LEAST + '[agents.vox]\nuid = 1101\nsecrets = { ssh_key = "ada/ssh-key" }\n',
      "agents.vox.secrets.ssh_key", "is where agents.ada.secrets.ssh_key is", ""),
@@ -272,6 +276,7 @@ ONE = [
     (ada('devices = [{ attrs = { a = "1" } }]'), "agents.ada.devices[0].subsystem", "is missing", ""),
     *((ada(f'devices = [{{ subsystem = "usb", attrs = {{ {a} }} }}]'), "agents.ada.devices[0].attrs", "every device", "") for a in (
         "", 'product = "*"', 'product = "?*"', 'product = "[!a]*"', 'product = "STM|*"', 'a = "*", b = "-"',
+        'idVendor = "*0*"', 'idVendor = "0*|1*|2*"', 'authorized = "1"', 'removable = "0", ro = "0", "power/control" = "on"',
     )),
     (ada('devices = [{ subsystem = "usb", attrs = { idVendor = 483 } }]'), "agents.ada.devices[0].attrs.idVendor", "an integer", '"0483"'),
     (ada('devices = [{ subsystem = "usb", attrs = { "a}" = "x" } }]'), 'agents.ada.devices[0].attrs."a}"', "attribute", ""),
@@ -281,6 +286,7 @@ ONE = [
       for p in ("", "rr", "rws", "r w", "7")),
     (ada('devices = [{ subsystem = "usb", attrs = { a = "x" }, action = "ad" }]'), "agents.ada.devices[0].action", "no action", "bind"),
     (ada('devices = [{ subsystem = "usb", attrs = { a = "x" }, group = "a b" }]'), "agents.ada.devices[0].group", "group", ""),
+    (ada('devices = [{ subsystem = "usb", attrs = { a = "x" }, group = "wheel" }]'), "agents.ada.devices[0].group", "become root", "plugdev"),
     # prompts
     (ada('prompts.runtimes = ["claude"]'), "agents.ada.prompts.runtimes[0]", "not known", "claude-code"),
     (ada('prompts.runtimes = ["codex", "codex"]'), "agents.ada.prompts.runtimes", "twice", ""),

@@ -5,7 +5,9 @@ let
   inherit (kit) at each eachOf has option rule unless;
   inherit (builtins) attrNames filter isPath isString readDir readFile storeDir;
 
-  inStore = found: isPath found || kit.inside storeDir (toString found);
+  # Links of a system lead there too.
+  links = [ "/etc/static" "/run/booted-system" "/run/current-system" "/nix/var/nix/profiles" ];
+  inStore = found: isPath found || builtins.any (at: kit.inside at (toString found)) ([ storeDir ] ++ links);
   file = key: what: found:
     if found == null then null
     else at "nuketown.${key}" (unless (!inStore found)

@@ -17,10 +17,18 @@ let
   kept = [ cfg.agentsDir ]
     ++ (if cfg.persistDir == null then [ ] else [ "${cfg.persistDir}/agents" "${cfg.persistDir}/.nuketown" ]);
   overlaps = one: other: inside one other || inside other one;
+  # systemd's own tmpfiles.d/tmp.conf.
+  isCleared = found: kit.startsWith "/tmp/" found || kit.startsWith "/var/tmp/" found;
 in
 [
   (rule "agentsDir" [ (at "nuketown.agentsDir" (kit.place cfg.agentsDir)) ])
   (rule "persistDir" [ (if cfg.persistDir == null then null else at "nuketown.persistDir" (kit.place cfg.persistDir)) ])
+
+  # Not in `place`, which the programs have too: there a town may lie below /tmp, to try something.
+  (rule "nothing lies where things are cleared away" (map
+    (key: at "nuketown.${key}" (unless (cfg.${key} == null || !isCleared cfg.${key})
+      "${quote cfg.${key}} lies where files are cleared away by age: name a directory elsewhere, such as /srv/${key}"))
+    [ "agentsDir" "persistDir" ]))
 
   (rule "agentsDir and persistDir are apart" [
     (at "nuketown.persistDir" (unless (cfg.persistDir == null || !overlaps cfg.agentsDir cfg.persistDir)

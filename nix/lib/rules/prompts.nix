@@ -27,6 +27,10 @@ in
       ("${quote agent.prompts.name} is the one that is made of these options: "
         + "choose another name, or another agentName")))))
 
+  (rule "own definitions have names of files" (eachOf cfg (name: agent: map
+    (title: at (option name "claudeCode.extraAgents") (kit.fileName title))
+    (builtins.attrNames agent.claudeCode.extraAgents))))
+
   (rule "runtimes stand once" (each cfg (name: agent:
     at (option name "prompts.runtimes") (unless (kit.once agent.prompts.runtimes)
       "names a program twice: leave one of them out"))))
@@ -45,6 +49,16 @@ in
   (rule "modes of permission" (each cfg (name: agent:
     at "${kit.settingsOf name agent}.permissions.defaultMode" (unless (isKnown (mode agent))
       "${shown (mode agent)} is none that Claude Code has: ${cure (mode agent)}"))))
+
+  (rule "permissions are a table of lists" (each cfg (name: agent:
+    let
+      found = agent.prompts.settings.permissions or { };
+      lists = builtins.filter (key: found ? ${key} && !builtins.isList found.${key}) [ "allow" "ask" "deny" ];
+      where = "${kit.settingsOf name agent}.permissions";
+    in
+    if !builtins.isAttrs found then at where "is no table: write it as in { defaultMode = \"acceptEdits\"; }"
+    else at where (unless (lists == [ ])
+      "${kit.joined lists}: no list: write it as in [ \"Bash(npm run *)\" \"Read\" ]"))))
 
   (rule "settings that TOML can say" (eachOf cfg (name: agent: map
     (leaf: at leaf.where (unless (leaf.value != null) "is null, which TOML cannot say: leave the key out"))

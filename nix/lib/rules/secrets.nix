@@ -52,7 +52,7 @@ in
 
   (rule "variables of secrets" (eachOf cfg (name: agent: map
     (variable: at (option name "secrets.env") (kit.first [
-      (kit.variable variable)
+      (kit.ownVariable variable)
       (unless (agent.secrets.extraSecrets ? ${agent.secrets.env.${variable}})
         "${variable} names ${quote agent.secrets.env.${variable}}, which extraSecrets does not have: add it there")
     ]))

@@ -26,8 +26,8 @@ in
   ])
 
   (rule "time spans" [
-    (at "nuketown.wait" (kit.span cfg.wait))
-    (at "nuketown.sync.every" (kit.span cfg.sync.every))
+    (at "nuketown.wait" (kit.wait cfg.wait))
+    (at "nuketown.sync.every" (kit.every cfg.sync.every))
   ])
 
   (rule "what is kept of homes" [

@@ -1,5 +1,5 @@
 # The options of NixOS, outside of systemd's and of accounts, that these modules and those beside them set or read.
-{ lib, ... }:
+{ lib, pkgs, ... }:
 
 let
   inherit (lib) mkOption mkDefault mkIf types;
@@ -131,7 +131,7 @@ in
     programs = set;
     virtualisation = set;
     hardware = set;
-    i18n = set;
+    i18n.glibcLocales = option types.package pkgs.glibcLocales;
     time.timeZone = maybe types.str;
     xdg = set;
     fonts = set;

@@ -67,6 +67,10 @@ let
     options = option types.commas "";
     mountConfig = section;
   };
+  automount.options = common // {
+    where = option types.str "";
+    automountConfig = section;
+  };
   plain.options = common;
   slice.options = common // { sliceConfig = section; };
   socket.options = common // {
@@ -82,6 +86,7 @@ let
     slices = option (types.attrsOf (types.submodule slice)) { };
     paths = option (types.attrsOf (types.submodule plain)) { };
     mounts = option (types.listOf (types.submodule mount)) [ ];
+    automounts = option (types.listOf (types.submodule automount)) [ ];
     units = option (types.attrsOf types.anything) { };
     packages = option (types.listOf types.package) [ ];
     suppressedUnits = strings;
