@@ -256,13 +256,14 @@ def test_a_kill_at_any_moment_is_finished_by_the_next_run(town: Town, monkeypatc
     towns.undo(home(town))
     moments = killing.count(run)
     assert moments > 100
-    step = max(1, moments // 20)
+    step, killed = max(1, moments // 20), 0
     for moment in range(moments % step, moments, step):
         undone()
-        killing.killed(run, moment)
+        killed += killing.tried(run, moment)  # how many there are depends on the processes of this machine
         assert town.persist("chown", "ada").status == 0, moment
         assert set(_owners(home(town)).values()) == {(NEW, NEW)}, moment
         assert set(_owners(kept(town)).values()) == {(NEW, NEW)}, moment
+    assert killed > 10
 
 
 def test_nothing_is_given_by_a_name(monkeypatch: pytest.MonkeyPatch, town: Town) -> None:
