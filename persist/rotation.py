@@ -5,7 +5,9 @@ goes into the store, then the lock. A key in the store is only adopted when it f
 """
 
 import os
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -14,11 +16,13 @@ from persist.bucket.keyfile import KeyFile
 from persist.bucket.keys import TownKey
 from persist.bucket.lock import StoreLock
 from persist.bucket.remembered import Remembered
-from persist.store import Store, StoreForeign, open_store, whole
+from persist.store import ObjectMissing, Store, StoreForeign, open_store, whole
 from town import cli, sops
 from town.failure import DONE, Failure, TryLater
 from town.spec import Spec
 from town.terminal import shown
+
+_TRIES, _PAUSE = 10, 0.2  # how often, and how many seconds apart, what was just written is asked for
 
 
 class KeyChanged(TryLater):
@@ -71,11 +75,20 @@ def write(spec: Spec, store: Store, file: KeyFile, now: datetime) -> None:
     """Put a new key file into the store. Raises KeyChanged when its number is taken, and what sealing raises."""
     data = keyfile.sealed(file, now)
     # A store without conditional writes may let two in: the last one counts, the other is told.
-    if not store.put_if_absent(file.name, data) or whole(store, file.name, keyfile.LIMIT) != data:
+    if not store.put_if_absent(file.name, data) or _read_back(store, file.name) != data:
         raise KeyChanged(
             f"somebody else wrote {file.name} at this moment", hint="look, then try again: persist key show"
         )
     remembered.remember(spec, Remembered(opening.config(), file.number, data))
+
+
+def _read_back(store: Store, name: str) -> bytes:
+    """What counts now of what was just written; empty where it is gone. Some servers hide it while another writes."""
+    for _ in range(_TRIES):
+        with suppress(ObjectMissing):
+            return whole(store, name, keyfile.LIMIT)
+        time.sleep(_PAUSE)
+    return b""
 
 
 def rotate(spec: Spec, *, dry_run: bool, json: bool) -> int:

@@ -56,6 +56,9 @@ CREATE TABLE plan.frames AS SELECT {WANTED.replace("f.size", "f.size AS expanded
 """  # noqa: S608 - constants
 
 
+_SHARE = 1  # so many times what a plan takes stays free beside it
+
+
 class NoRoomToPlan(Failure):
     """What is to be made is so much that the plan of it alone would fill the disk. Nothing was made."""
 
@@ -79,10 +82,10 @@ class Making:
     def refuse_full(self) -> None:
         """Raises NoRoomToPlan when it takes as much room as it leaves: few bytes may claim any number of names."""
         there, taken = os.statvfs(self.path.parent), self.path.stat().st_size
-        if taken > there.f_bavail * there.f_frsize:
+        if taken * _SHARE > there.f_bavail * there.f_frsize:
             raise NoRoomToPlan(
                 f"the plan of what is to be made takes {size(taken)} in {shown(str(self.path.parent))} already, and "
-                "there is not as much room left",
+                "there is too little room left beside it",
                 hint="make room there; or somebody wrote what claims to be more than it is",
             )
 

@@ -9,6 +9,7 @@ from persist.bucket import trees
 from persist.bucket.commits import Top
 from persist.bucket.content import Content
 from persist.bucket.trees import Entry, Writer
+from persist.fill import plan
 from tests.machine.test_export import forged, key, lived
 from tests.machine.towns import Town, town
 
@@ -51,7 +52,10 @@ def test_more_files_than_there_is_room_for_are_refused_by_their_number(lived: To
     assert lived.persist("homes", "ada").out.count("imported") == 0
 
 
-def test_directories_that_nobody_counted_end_with_half_of_the_room(lived: Town, key: Path) -> None:
+def test_directories_that_nobody_counted_end_with_a_share_of_the_room(
+    lived: Town, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "_SHARE", 20)  # so that it does not take long
     before = _free(lived.persisted)
     file = forged(lived.base / "forged", key, _directories)
     said = lived.persist("import", str(file), "--key", str(key))

@@ -393,20 +393,26 @@ def ruled(town: Town, monkeypatch: pytest.MonkeyPatch) -> Iterator[Town]:
     account.OPEN.parent.mkdir()
     with swept.alone() as directory:
         swept.record(directory, {"ada": {"uid": ALONE.uid, "whole": True}})
-    standing.note(standing.INSTALLED, "ada")
     yield town
     shutil.rmtree(account.OPEN.parent)
 
 
+def _restored(town: Town) -> str:
+    """What a restore says; after it identity installs what it does at each boot."""
+    said = town.persist("restore", "ada").out
+    standing.note(standing.INSTALLED, "ada")
+    return said
+
+
 def test_an_agent_that_filled_its_quota_gets_its_keys_and_the_limit_comes_with_the_open_account(ruled: Town) -> None:
     limited(ruled, uid=ALONE.uid)
-    ruled.persist("restore", "ada")
+    _restored(ruled)
     assert ruled.persist("account", "open", "ada").status == 0
     assert b"Disk quota exceeded" in writes(ruled, "projects/all", 25, ALONE)
     account.change(ruled.spec, ruled.spec.agent("ada"), opened=False)  # a reboot
     undo(ruled.agents / "ada")
     ruled.boot("20261121T101500Z-78f91efc-edd7-4c7a-a748-ce7563c808be")
-    assert "no limit for ada until its account opens" in ruled.persist("restore", "ada").out
+    assert "no limit for ada until its account opens" in _restored(ruled)
     assert writes(ruled, "key", 1, ALONE) == b"", "what is put into its home before it starts does not fit"
     assert ruled.persist("account", "open", "ada").status == 0
     assert b"Disk quota exceeded" in writes(ruled, "more", 1, ALONE)
@@ -415,7 +421,7 @@ def test_an_agent_that_filled_its_quota_gets_its_keys_and_the_limit_comes_with_t
 
 def test_an_agent_that_runs_is_never_without_its_limit(ruled: Town) -> None:
     limited(ruled, uid=ALONE.uid)
-    ruled.persist("restore", "ada")
+    _restored(ruled)
     assert ruled.persist("account", "open", "ada").status == 0
     assert ruled.persist("account", "close", "ada").status == 0
     with subprocess.Popen(["sleep", "60"], user=ALONE.uid, group=ALONE.gid, extra_groups=[]) as session:
@@ -426,7 +432,7 @@ def test_an_agent_that_runs_is_never_without_its_limit(ruled: Town) -> None:
 
 def test_a_quota_that_cannot_be_held_keeps_the_account_closed(ruled: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     limited(ruled, uid=ALONE.uid)
-    ruled.persist("restore", "ada")
+    _restored(ruled)
     monkeypatch.setattr(quotas, "_FEATURE", Path("/sys/fs/btrfs/features/no_such_feature"))
     assert ruled.persist("account", "open", "ada").status == 78
     assert account.names() == ()
