@@ -102,18 +102,19 @@ def test_the_unit_that_mounts_is_started_where_it_is_installed(
     town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ground, "UNITS", tmp_path)
-    shutil.rmtree("/run/nuketown", ignore_errors=True)
+    device = Path("/run/nuketown/device")
+    device.unlink(missing_ok=True)  # that alone: other tests may have something mounted below /run/nuketown
     towns.undo(town.agents)
     kernel.mount("tmpfs", str(town.agents), "tmpfs", kernel.MOUNT_NOSUID, "mode=0000")  # the cover, as at boot
     start = "systemctl start nuketown-mount.service"
     (tmp_path / "nuketown-mount.service").touch()
     assert _trouble(town)["next"] == f"systemctl restart nuketown-rollback.service && {start}"
-    Path("/run/nuketown").mkdir(exist_ok=True)  # another test may have left something mounted in it
-    Path("/run/nuketown/device").symlink_to(town.device)
+    device.parent.mkdir(exist_ok=True)
+    device.symlink_to(town.device)
     assert _trouble(town)["next"] == start
     (tmp_path / "nuketown-mount.service").rename(tmp_path / "other.service")
     assert _trouble(town)["next"].startswith("mount -t btrfs")
-    shutil.rmtree("/run/nuketown")
+    device.unlink()
 
 
 def test_something_else_that_is_mounted_at_agents_dir_is_broken_and_unmounted_first(town: Town) -> None:
