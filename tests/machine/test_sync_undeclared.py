@@ -2,10 +2,13 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+from persist.bucket import content
+from persist.bucket.content import Piece, Writer
 from persist.bucket.opening import open_bucket
 from persist.sync import carried, history, local, schema
 from tests.machine import stores
@@ -130,13 +133,23 @@ def test_what_is_carried_into_a_new_epoch_is_sealed_anew(made: Town) -> None:
     assert "nothing new" in made.persist("sync", "ada").out
 
 
-def test_a_large_file_of_many_pieces_is_carried_whole(made: Town) -> None:
+def test_a_large_file_of_many_pieces_is_carried_whole(made: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     from random import Random
 
     with (source(made, "notes") / "large").open("wb") as file:  # more pieces than a listing names: lists of ids
         for number in range(78):
             file.write(Random(number).randbytes(1 << 20))
+    cut = list[int]()
+    write = content.write
+
+    def counted(writer: Writer, kind: Piece, pieces: Iterable[bytes]) -> content.Content:
+        made_of = write(writer, kind, pieces)
+        cut.append(made_of.depth)
+        return made_of
+
+    monkeypatch.setattr(content, "write", counted)
     assert made.persist("sync", "ada").status == 0
+    assert max(cut) > 0, "no list of ids was written"
     before = stores.facts(source(made, "notes"))
     with_store(made, '["projects"]')
     (source(made) / "p").write_text("changed")
